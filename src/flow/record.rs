@@ -1,0 +1,221 @@
+//! The flow record that users read: one JSON object per conversation. Keys are never dropped;
+//! what is unknown is `null`.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::key::Protocol;
+
+/// Where a conversation runs, seen from this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// The opener is local.
+    Egress,
+    /// The other side is local.
+    Ingress,
+    /// Both are.
+    Internal,
+    /// Neither is.
+    Forwarded,
+}
+
+/// How far a conversation has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// One side has spoken and no answer was seen.
+    Opening,
+    /// Both sides have spoken (TCP: the handshake is through).
+    Established,
+    /// One side has said its last word (TCP FIN).
+    Closing,
+    /// Nothing more is to come.
+    Closed,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Still going on.
+    Active,
+    /// Ended as it should.
+    Ok,
+    /// Failed, for the reason beside it.
+    Failed,
+}
+
+/// Why a conversation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reason {
+    /// RST in answer to a SYN.
+    Refused,
+    /// RST after the connection stood.
+    Reset,
+    /// No answer within `flow.connect_timeout`.
+    Timeout,
+    /// An ICMP error said that the way or the port is not there.
+    Unreachable,
+    /// An ICMP error said that it is forbidden.
+    Prohibited,
+}
+
+macro_rules! lowercase_names {
+    ($($ty:ty { $($variant:ident => $name:literal),+ $(,)? })+) => {$(
+        impl $ty {
+            /// Every value, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+            /// The name used in records, labels and filters.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+    )+};
+}
+lowercase_names! {
+    Direction { Egress => "egress", Ingress => "ingress", Internal => "internal", Forwarded => "forwarded" }
+    State { Opening => "opening", Established => "established", Closing => "closing", Closed => "closed" }
+    Status { Active => "active", Ok => "ok", Failed => "failed" }
+    Reason { Refused => "refused", Reset => "reset", Timeout => "timeout", Unreachable => "unreachable", Prohibited => "prohibited" }
+}
+
+/// One end of a conversation and what is known of who is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Address.
+    pub ip: IpAddr,
+    /// Port; `null` for protocols without ports.
+    pub port: Option<u16>,
+    /// Kubernetes namespace.
+    pub namespace: Option<String>,
+    /// Pod name.
+    pub pod: Option<String>,
+    /// Owner of the pod (Deployment, StatefulSet ...).
+    pub workload: Option<String>,
+    /// Kind of that owner.
+    pub workload_kind: Option<String>,
+    /// Kubernetes service.
+    pub service: Option<String>,
+    /// Kubernetes node.
+    pub node: Option<String>,
+    /// systemd unit.
+    pub unit: Option<String>,
+    /// Container name or id.
+    pub container: Option<String>,
+    /// Process name.
+    pub process: Option<String>,
+}
+
+impl Endpoint {
+    /// An end of which only the address is known.
+    pub fn bare(ip: IpAddr, port: Option<u16>) -> Self {
+        Self {
+            ip,
+            port,
+            namespace: None,
+            pod: None,
+            workload: None,
+            workload_kind: None,
+            service: None,
+            node: None,
+            unit: None,
+            container: None,
+            process: None,
+        }
+    }
+}
+
+/// Round-trip times in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RttSummary {
+    /// Smallest sample.
+    pub min: u64,
+    /// Mean of the samples.
+    pub mean: u64,
+    /// Largest sample.
+    pub max: u64,
+    /// Number of samples.
+    pub samples: u64,
+}
+
+/// What only TCP can tell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpDetail {
+    /// Union of the flags seen in either direction, as letters of `FSRPAUEC`.
+    pub flags: String,
+    /// Segments sent again; `null` until measured.
+    pub retransmits: Option<u64>,
+    /// Segments seen out of order; `null` until measured.
+    pub out_of_order: Option<u64>,
+    /// Times a zero window was announced; `null` until measured.
+    pub zero_window: Option<u64>,
+    /// SYN to the ACK that ended the handshake, microseconds.
+    pub handshake_us: Option<u64>,
+    /// Round-trip times.
+    pub rtt_us: Option<RttSummary>,
+}
+
+/// What only ICMP and ICMPv6 can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IcmpDetail {
+    /// Message type of the first packet.
+    #[serde(rename = "type")]
+    pub kind: u8,
+    /// Message code of the first packet.
+    pub code: u8,
+    /// Echo identifier, `null` for messages without one.
+    pub id: Option<u16>,
+}
+
+/// One conversation, both directions. `src` opened it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FlowRecord {
+    /// 16 hexadecimal digits; the same for one conversation as long as it lasts.
+    pub flow_id: String,
+    /// IP protocol.
+    pub protocol: Protocol,
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    /// Where it runs, seen from this host.
+    pub direction: Direction,
+    /// Time of the first packet, UTC.
+    pub start_time: Timestamp,
+    /// Time of the last packet, UTC: exact when TCP closed, within a kernel tick otherwise.
+    pub end_time: Timestamp,
+    /// `end_time - start_time`, microseconds.
+    pub duration_us: u64,
+    /// The side that opened it.
+    pub src: Endpoint,
+    /// The other side.
+    pub dst: Endpoint,
+    /// Bytes from `src` to `dst`, as on the wire, Ethernet header included.
+    pub bytes_sent: u64,
+    /// Bytes from `dst` to `src`.
+    pub bytes_received: u64,
+    /// Packets from `src` to `dst`, as on the wire.
+    pub packets_sent: u64,
+    /// Packets from `dst` to `src`.
+    pub packets_received: u64,
+    /// How far it has come.
+    pub state: State,
+    /// What became of it.
+    pub status: Status,
+    /// Why it failed.
+    pub reason: Option<Reason>,
+    /// Whether the opening packet was seen. If not, `src` is the better guess by port numbers.
+    pub opener_seen: bool,
+    /// TCP only.
+    pub tcp: Option<TcpDetail>,
+    /// ICMP and ICMPv6 only.
+    pub icmp: Option<IcmpDetail>,
+    /// Application protocol.
+    pub app_protocol: Option<String>,
+    /// Interfaces that saw it, the one that counts it first.
+    pub interfaces: Vec<String>,
+    /// Share of flows kept when it was seen.
+    pub sampling_rate: f64,
+}

@@ -1,0 +1,108 @@
+//! What the collector tells the rest of the agent: flows as they stand and what is new since the
+//! last word about each. Compact and free of strings; [`super::present`] makes records of it.
+
+use std::time::Instant;
+
+use super::key::FlowKey;
+use super::record::{Direction, Reason, State, Status};
+
+/// Packets and bytes of both directions, as on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets from the opener.
+    pub packets_sent: u64,
+    /// Packets to the opener.
+    pub packets_received: u64,
+    /// Bytes from the opener.
+    pub bytes_sent: u64,
+    /// Bytes to the opener.
+    pub bytes_received: u64,
+}
+
+impl Counters {
+    /// Packets of both directions.
+    pub fn packets(&self) -> u64 {
+        self.packets_sent + self.packets_received
+    }
+
+    /// Bytes of both directions.
+    pub fn bytes(&self) -> u64 {
+        self.bytes_sent + self.bytes_received
+    }
+
+    /// No packet in either direction.
+    pub fn is_zero(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Interfaces that saw a flow: at most the two owners (one a direction) and three others.
+pub type SeenOn = [u32; 5];
+
+/// One flow as it stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Flow {
+    /// Stable id of this conversation on this host.
+    pub id: u64,
+    /// Ends, opener first.
+    pub key: FlowKey,
+    /// Where it runs.
+    pub direction: Direction,
+    /// Totals since it began.
+    pub total: Counters,
+    /// First packet, nanoseconds of `CLOCK_MONOTONIC`.
+    pub start_ns: u64,
+    /// Last packet, nanoseconds of `CLOCK_MONOTONIC`.
+    pub end_ns: u64,
+    /// How far it has come.
+    pub state: State,
+    /// What became of it.
+    pub status: Status,
+    /// Why it failed.
+    pub reason: Option<Reason>,
+    /// TCP flags seen from the opener and to it (RFC 9293 bit order).
+    pub tcp_flags: [u8; 2],
+    /// Type and code of the first packet, ICMP only.
+    pub icmp: Option<(u8, u8)>,
+    /// Whether the opening packet was seen.
+    pub opener_seen: bool,
+    /// Interface indices, 0 = none.
+    pub seen_on: SeenOn,
+}
+
+/// Why the collector speaks of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// First word of it.
+    Opened,
+    /// It goes on.
+    Active,
+    /// Last word: it has left the table.
+    Ended,
+}
+
+/// One flow and what is new about it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FlowUpdate {
+    /// The flow as it stands.
+    pub flow: Flow,
+    /// What was added since the last update of the same flow. Summed over all updates these are
+    /// exact: nothing is told twice and nothing is left out.
+    pub delta: Counters,
+    /// Why it is told.
+    pub change: Change,
+    /// Kernel's stamp on the event that caused it, nanoseconds of `CLOCK_MONOTONIC`; 0 when the
+    /// collector looked by itself.
+    pub event_ns: u64,
+}
+
+/// Updates of one drain.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// When the events were read out of the buffer.
+    pub read_at: Instant,
+    /// The same moment on `CLOCK_MONOTONIC`, nanoseconds.
+    pub read_at_ns: u64,
+    /// At most `performance.batch_size` updates.
+    pub updates: Vec<FlowUpdate>,
+}

@@ -1,0 +1,3 @@
+//! The only room with `unsafe` and libbpf.
+
+pub mod stats;

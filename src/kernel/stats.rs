@@ -1,0 +1,130 @@
+//! What the kernel side counted, as plain data: every packet of every hook by outcome, the flow
+//! table's fill, and what was lost on the way to userspace. Read by the exporter and `status`.
+
+use serde::{Deserialize, Serialize};
+
+/// What became of a packet. Each packet seen on a hook has exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Added to its flow.
+    Counted,
+    /// Already counted on another interface or hook.
+    Duplicate,
+    /// Its flow is left out by `capture.sampling_rate`.
+    SampledOut,
+    /// Not IPv4 or IPv6.
+    NotIp,
+    /// Headers cut short or contradictory.
+    Malformed,
+    /// No room in the flow table: counted by protocol and hook only.
+    Overflow,
+}
+
+impl Outcome {
+    /// All outcomes, in the order of the kernel's counters (`enum nm_outcome`).
+    pub const ALL: [Self; 6] =
+        [Self::Counted, Self::Duplicate, Self::SampledOut, Self::NotIp, Self::Malformed, Self::Overflow];
+
+    /// Label value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counted => "counted",
+            Self::Duplicate => "duplicate",
+            Self::SampledOut => "sampled_out",
+            Self::NotIp => "not_ip",
+            Self::Malformed => "malformed",
+            Self::Overflow => "overflow",
+        }
+    }
+}
+
+/// The traffic-control hook of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hook {
+    /// Packets that come in.
+    Ingress,
+    /// Packets that go out.
+    Egress,
+}
+
+impl Hook {
+    /// Both hooks, in the order of the kernel's counters.
+    pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    /// Label value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}
+
+/// Packets seen by one hook of one interface. Interfaces that are gone are summed under the
+/// name `other`, so that sums never go back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookCounters {
+    /// Interface name, or `other`.
+    pub interface: String,
+    /// Hook.
+    pub hook: Hook,
+    /// Packets seen, counted before anything else is decided.
+    pub seen: u64,
+    /// Packets by outcome, in the order of [`Outcome::ALL`].
+    pub outcomes: [u64; 6],
+}
+
+impl HookCounters {
+    /// The conservation law for this hook: `seen` equals the sum over the outcomes.
+    pub fn conserved(&self) -> bool {
+        self.seen == self.outcomes.iter().sum::<u64>()
+    }
+}
+
+/// Events that did not reach userspace, by cause. The flows' counters are not touched by any
+/// of these: the next word about the flow carries them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventLoss {
+    /// The ring (or perf) buffer was full.
+    pub buffer_full: u64,
+    /// An event could not be decoded or named no live slot.
+    pub invalid: u64,
+}
+
+/// Fill of the kernel's flow table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableStats {
+    /// Live flows.
+    pub entries: u64,
+    /// Flows that the table may grow to.
+    pub capacity: u64,
+    /// Slots allocated now.
+    pub slots: u64,
+    /// Kernel memory of the tables and all other maps, bytes, as the kernel accounts it.
+    pub map_bytes: u64,
+    /// Packets that found no room since start.
+    pub overflow_packets: u64,
+    /// Bytes of those packets.
+    pub overflow_bytes: u64,
+    /// Times the table was moved to a larger or smaller one.
+    pub resizes: u64,
+}
+
+/// One reading of everything the kernel side counts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct KernelStats {
+    /// Per interface and hook.
+    pub hooks: Vec<HookCounters>,
+    /// Flow table.
+    pub table: TableStats,
+    /// Events read and understood.
+    pub events_processed: u64,
+    /// Events lost.
+    pub events_lost: EventLoss,
+    /// Later fragments whose first fragment was not seen: counted in a flow without ports.
+    pub fragments_unmatched: u64,
+    /// CPU seconds spent in our programs, `None` while the kernel's BPF statistics are off.
+    pub ebpf_cpu_seconds: Option<f64>,
+}
