@@ -1,9 +1,14 @@
 //! Flows: what a conversation is, what became of it, and how it is told.
 //!
-//! Owns the types that every other room speaks: [`key`] (who), [`update`] (what the collector
-//! reports), [`record`] (what users read). Pure: nothing here touches the kernel, the network or
-//! a clock.
+//! Owns the types that every other room speaks: [`key`] (who), [`update`] (what the collector reports),
+//! [`record`] (what users read), and the rules that lead from one to the next: [`verdict`], [`direction`],
+//! [`present`]. Pure: nothing here touches the kernel, the network or a clock.
 
+pub mod direction;
 pub mod key;
+pub mod present;
 pub mod record;
 pub mod update;
+pub mod verdict;
+#[cfg(test)]
+mod tests;

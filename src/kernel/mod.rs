@@ -1,3 +1,34 @@
-//! The only room with `unsafe` and libbpf.
+//! The only room with `unsafe` and libbpf: the loaded object, its tables mapped into this process, hooks,
+//! events, counters. Says what the kernel says; decides nothing about flows.
+//!
+//! One thread, the collector, owns an [`object::Object`] and everything that changes it. Tables may be read by any
+//! thread (see [`table`]).
 
+pub mod attach;
+pub mod counters;
+pub mod decode;
+pub mod events;
+pub mod grace;
+pub mod object;
+mod skeleton;
 pub mod stats;
+pub mod table;
+
+/// The types shared with the programs, generated from `bpf/include/nm_types.h`.
+pub mod types {
+    pub use super::skeleton::types::{
+        nm_bucket, nm_cold, nm_event, nm_event_kind, nm_hot, nm_interface, nm_kind, nm_told,
+    };
+}
+
+/// Sends libbpf's own words to the log: what it warns of when a try fails is expected, so nothing is louder
+/// than debug.
+pub fn log_libbpf() {
+    fn print(_level: libbpf_rs::PrintLevel, text: String) {
+        tracing::debug!(target: "libbpf", "{}", text.trim_end());
+    }
+    libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, print)));
+}
+
+#[cfg(test)]
+mod tests;

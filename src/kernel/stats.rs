@@ -62,7 +62,7 @@ impl Hook {
     }
 }
 
-/// Packets seen by one hook of one interface. Interfaces that are gone are summed under the
+/// Packets, as on the wire, seen by one hook of one interface. Interfaces that are gone are summed under the
 /// name `other`, so that sums never go back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookCounters {
@@ -74,6 +74,8 @@ pub struct HookCounters {
     pub seen: u64,
     /// Packets by outcome, in the order of [`Outcome::ALL`].
     pub outcomes: [u64; 6],
+    /// Bytes of the counted packets.
+    pub counted_bytes: u64,
 }
 
 impl HookCounters {
@@ -112,11 +114,25 @@ pub struct TableStats {
     pub resizes: u64,
 }
 
+/// Packets of one kind within the outcomes `not_ip` and `malformed`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KindCount {
+    /// Outcome that the kind belongs to.
+    pub outcome: Outcome,
+    /// What was wrong, or what it was.
+    pub kind: String,
+    /// Packets since start.
+    pub packets: u64,
+}
+
 /// One reading of everything the kernel side counts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct KernelStats {
     /// Per interface and hook.
     pub hooks: Vec<HookCounters>,
+    /// What was not IP, and what was malformed, by kind.
+    #[serde(default)]
+    pub kinds: Vec<KindCount>,
     /// Flow table.
     pub table: TableStats,
     /// Events read and understood.

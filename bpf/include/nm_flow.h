@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The flow table: find a slot by fingerprint, claim one, count a packet. Two buckets are tried for each
+ * flow, the emptier one takes it (two-choice hashing: no overflow below three quarters full). bpf/README.md
+ * tells why this structure and how slots are freed without losing a packet.
+ */
+#ifndef NM_FLOW_H
+#define NM_FLOW_H
+
+#include "nm_packet.h"
+#include "nm_event.h"
+
+#define NM_OWNER_SILENCE_TICKS 954 /* one second */
+#define NM_TCP_FIN 0x01
+#define NM_TCP_SYN 0x02
+#define NM_TCP_RST 0x04
+#define NM_TCP_ACK 0x10
+
+struct nm_place {
+	struct nm_bucket *bucket;
+	u32 index; /* of the bucket in its table */
+	u32 table;
+	u32 *slot; /* in the bucket; kept in the scratch so that eight slots are one path */
+};
+
+static __always_inline struct nm_bucket *nm_bucket_at(u32 table, u32 index)
+{
+	void *inner = bpf_map_lookup_elem(&nm_tables, &table);
+
+	return inner ? bpf_map_lookup_elem(inner, &index) : NULL;
+}
+
+/* The two buckets of a tag: the low and the next 31 bits, scaled to the table. */
+static __always_inline u32 nm_first_bucket(u64 tag, u32 buckets)
+{
+	return (tag & 0xffffffff) * buckets >> 32;
+}
+
+static __always_inline u32 nm_second_bucket(u64 tag, u32 buckets)
+{
+	return (tag >> 32 & 0x7fffffff) * buckets >> 31;
+}
+
+static __always_inline bool nm_find_in(struct nm_place *at, u64 tag)
+{
+	u32 i;
+
+	at->bucket = nm_bucket_at(at->table, at->index);
+	if (!at->bucket)
+		return false;
+#pragma unroll
+	for (i = 0; i < NM_SLOTS; i++) {
+		if (at->bucket->tags[i] == tag) {
+			*at->slot = i;
+			return true;
+		}
+	}
+	return false;
+}
+
+static __always_inline bool nm_find_table(struct nm_place *at, u64 tag, u32 table)
+{
+	u32 buckets = nm_control.buckets[table & (NM_TABLES - 1)];
+
+	at->table = table;
+	at->index = nm_first_bucket(tag, buckets);
+	if (nm_find_in(at, tag))
+		return true;
+	at->index = nm_second_bucket(tag, buckets);
+	return nm_find_in(at, tag);
+}
+
+static __always_inline bool nm_find(struct nm_place *at, u64 tag)
+{
+	u32 previous;
+
+	if (nm_find_table(at, tag, nm_control.current))
+		return true;
+	previous = nm_control.previous;
+	return previous != NM_NO_TABLE && nm_find_table(at, tag, previous);
+}
+
+static __always_inline u32 nm_count_free(const struct nm_bucket *bucket)
+{
+	u32 taken = 0, i;
+
+	/* Arithmetic instead of a test: sixteen tests would be 65 536 paths to the verifier. */
+#pragma unroll
+	for (i = 0; i < NM_SLOTS; i++) {
+		u64 word = bucket->tags[i] | -bucket->tags[i];
+
+		barrier_var(word);
+		taken += word >> 63;
+	}
+	return NM_SLOTS - taken;
+}
+
+/*
+ * Claims a slot of the current table and fills it from `cold` and `hot`. True also when another CPU has
+ * claimed one for the same flow meanwhile (*fresh is then false). Two CPUs that choose different
+ * buckets for one flow at the same moment leave two slots: both live, both counted, told as one by the
+ * agent's sums; a lookup finds the first.
+ */
+static __always_inline bool nm_claim(struct nm_place *at, u64 tag, const struct nm_cold *cold, const struct nm_hot *hot,
+				     bool *fresh)
+{
+	u32 table = nm_control.current, buckets = nm_control.buckets[table & (NM_TABLES - 1)];
+	u32 first = nm_first_bucket(tag, buckets), second = nm_second_bucket(tag, buckets);
+	struct nm_bucket *one = nm_bucket_at(table, first), *two = nm_bucket_at(table, second), *bucket;
+	u32 free_one, free_two, index, lock_index, i, slot = NM_SLOTS;
+	struct nm_lock *lock;
+
+	if (!one || !two)
+		return false;
+	free_one = nm_count_free(one);
+	free_two = nm_count_free(two);
+	bucket = free_one >= free_two ? one : two;
+	index = free_one >= free_two ? first : second;
+	if (free_one <= 1 && free_two <= 1)
+		nm_control.pressure = 1;
+	lock_index = index & 1023;
+	lock = bpf_map_lookup_elem(&nm_locks, &lock_index);
+	if (!lock)
+		return false;
+
+	*fresh = false;
+	bpf_spin_lock(&lock->lock);
+#pragma unroll
+	for (i = 0; i < NM_SLOTS; i++) {
+		u64 t = bucket->tags[i];
+
+		if (t == tag) {
+			slot = i;
+			goto found;
+		}
+		if (!t && slot == NM_SLOTS)
+			slot = i;
+	}
+	if (slot < NM_SLOTS) {
+		bucket->cold[slot] = *cold;
+		bucket->hot[slot] = *hot;
+		bucket->tags[slot] = tag;
+		*fresh = true;
+	}
+found:
+	bpf_spin_unlock(&lock->lock);
+	at->bucket = bucket;
+	at->index = index;
+	*at->slot = slot;
+	at->table = table;
+	return slot < NM_SLOTS;
+}
+
+/* Side of the sender in the canonical key: the lower end is side 0. */
+static __always_inline u32 nm_sender_side(const struct nm_packet *p)
+{
+	if (p->source[0] != p->destination[0])
+		return p->source[0] > p->destination[0];
+	if (p->source[1] != p->destination[1])
+		return p->source[1] > p->destination[1];
+	return p->source_port_be > p->destination_port_be;
+}
+
+static __always_inline u64 nm_hash(const struct nm_packet *p, u32 side)
+{
+	const u64 *low = side ? p->destination : p->source, *high = side ? p->source : p->destination;
+	u32 low_port = side ? p->destination_port_be : p->source_port_be;
+	u32 high_port = side ? p->source_port_be : p->destination_port_be;
+	struct nm_sip s;
+
+	nm_sip_start(&s, nm_hash_key[0], nm_hash_key[1]);
+	if (p->family == 4) {
+		nm_sip_word(&s, low[0] << 32 | high[0]);
+	} else {
+		nm_sip_word(&s, low[0]);
+		nm_sip_word(&s, low[1]);
+		nm_sip_word(&s, high[0]);
+		nm_sip_word(&s, high[1]);
+	}
+	nm_sip_word(&s, (u64)low_port << 48 | (u64)high_port << 32 | (u32)p->protocol << 8 | p->family);
+	return nm_sip_finish(&s);
+}
+
+/*
+ * Which side opened: a SYN without ACK and an echo request tell; a SYN+ACK and a reply tell the
+ * opposite; else the sender of the first packet seen, unless TCP is met halfway, when the higher
+ * port is the likelier client.
+ */
+static __always_inline void nm_set_opener(struct nm_cold *cold, const struct nm_packet *p, u32 side)
+{
+	u8 syn = p->tcp_flags & (NM_TCP_SYN | NM_TCP_ACK);
+
+	cold->opener = side;
+	if (p->protocol == IPPROTO_TCP) {
+		cold->opener_seen = syn == NM_TCP_SYN;
+		if (syn == (NM_TCP_SYN | NM_TCP_ACK))
+			cold->opener = !side;
+		else if (!cold->opener_seen && bpf_ntohs(p->source_port_be) < bpf_ntohs(p->destination_port_be))
+			cold->opener = !side;
+	} else if (p->is_reply) {
+		cold->opener = !side;
+	} else {
+		cold->opener_seen = 1;
+	}
+}
+
+static __always_inline bool nm_open(struct __sk_buff *skb, struct nm_place *at, u64 tag, const struct nm_packet *p,
+				    u32 side, u32 now_ticks)
+{
+	struct nm_cold cold = {};
+	struct nm_hot hot = {};
+	bool fresh;
+
+	__builtin_memcpy(cold.address[0], side ? p->destination : p->source, 16);
+	__builtin_memcpy(cold.address[1], side ? p->source : p->destination, 16);
+	cold.port_be[0] = side ? p->destination_port_be : p->source_port_be;
+	cold.port_be[1] = side ? p->source_port_be : p->destination_port_be;
+	cold.protocol = p->protocol;
+	cold.family = p->family;
+	cold.icmp_type = p->icmp_type;
+	cold.icmp_code = p->icmp_code;
+	cold.start_ns = bpf_ktime_get_ns();
+	nm_set_opener(&cold, p, side);
+	hot.report_ticks = now_ticks;
+	hot.seen_ticks[0] = now_ticks;
+	hot.seen_ticks[1] = now_ticks;
+	if (!nm_claim(at, tag, &cold, &hot, &fresh))
+		return false;
+	if (fresh)
+		nm_emit(skb, NM_EVENT_OPENED, at->table, at->index * NM_SLOTS + *at->slot, cold.start_ns,
+			nm_control.pressure);
+	return true;
+}
+
+/* Remembers a further interface of a flow. Two CPUs may overwrite each other's: one is then left out. */
+static __always_inline void nm_remember(struct nm_cold *cold, u32 owner)
+{
+	u32 i;
+
+#pragma unroll
+	for (i = 0; i < 3; i++) {
+		if (cold->others[i] == owner)
+			return;
+		if (!cold->others[i]) {
+			cold->others[i] = owner;
+			return;
+		}
+	}
+}
+
+/* Packets on the wire for this buffer, and their bytes: segments of a GSO or GRO super-packet each carry
+ * the headers. gso_segs is 0 when a guest or tap made the buffer; the size then tells. A tag that was
+ * stripped into the metadata was on the wire. */
+static __always_inline void nm_measure(struct __sk_buff *skb, u32 header_bytes, struct nm_volume *wire)
+{
+	u64 segments = 1;
+	u32 size = skb->gso_size, tag = skb->vlan_present ? 4 : 0, length = skb->len;
+
+	if (size) {
+		segments = skb->gso_segs;
+		if (!segments && length > header_bytes)
+			segments = (length - header_bytes + size - 1) / size;
+		if (!segments)
+			segments = 1;
+	}
+	wire->packets = segments;
+	wire->bytes = length + tag + (segments - 1) * (header_bytes + tag);
+}
+
+static __always_inline enum nm_outcome nm_count(struct __sk_buff *skb, const struct nm_place *at,
+						 const struct nm_scratch *scratch, u32 side, u32 owner, u32 now_ticks)
+{
+	const struct nm_packet *p = &scratch->packet;
+	u32 slot = *at->slot & (NM_SLOTS - 1);
+	struct nm_hot *hot = &at->bucket->hot[slot];
+	struct nm_cold *cold = &at->bucket->cold[slot];
+	u32 holder, id = at->index * NM_SLOTS + slot;
+	u8 flags;
+
+	side &= 1;
+	holder = hot->owner[side];
+	if (holder != owner) {
+		if (holder && now_ticks - hot->seen_ticks[side] <= NM_OWNER_SILENCE_TICKS) {
+			nm_remember(cold, owner);
+			return NM_DUPLICATE;
+		}
+		if (holder)
+			nm_remember(cold, holder);
+		hot->owner[side] = owner;
+	}
+	__sync_fetch_and_add(&hot->packets[side], scratch->wire.packets);
+	__sync_fetch_and_add(&hot->bytes[side], scratch->wire.bytes);
+	if (hot->seen_ticks[side] != now_ticks)
+		hot->seen_ticks[side] = now_ticks;
+
+	if (p->protocol == IPPROTO_TCP) {
+		flags = hot->tcp_flags[side];
+		if (p->tcp_flags & ~flags)
+			hot->tcp_flags[side] = flags | p->tcp_flags;
+		if (p->tcp_flags & (NM_TCP_FIN | NM_TCP_RST) && !hot->closed_ns &&
+		    (p->tcp_flags & NM_TCP_RST || hot->tcp_flags[!side] & NM_TCP_FIN)) {
+			hot->closed_ns = bpf_ktime_get_ns();
+			hot->report_ticks = now_ticks;
+			nm_emit(skb, NM_EVENT_ENDED, at->table, id, hot->closed_ns, false);
+			return NM_COUNTED;
+		}
+	}
+	if (now_ticks - hot->report_ticks >= nm_control.interval_ticks) {
+		hot->report_ticks = now_ticks;
+		nm_emit(skb, NM_EVENT_ACTIVE, at->table, id, bpf_ktime_get_ns(), false);
+	}
+	return NM_COUNTED;
+}
+
+static __always_inline void nm_count_overflow(struct __sk_buff *skb, const struct nm_scratch *scratch, u32 hook,
+					      u32 now_ticks)
+{
+	u32 key = (u32)scratch->packet.protocol << 1 | hook, zero = 0, *last;
+	struct nm_volume *volume = bpf_map_lookup_elem(&nm_overflow, &key);
+
+	if (volume) {
+		volume->packets += scratch->wire.packets;
+		volume->bytes += scratch->wire.bytes;
+	}
+	last = bpf_map_lookup_elem(&nm_overflow_at, &zero);
+	if (last && (!*last || now_ticks - *last > NM_OWNER_SILENCE_TICKS)) {
+		*last = now_ticks ?: 1;
+		nm_emit(skb, NM_EVENT_OVERFLOW, 0, key, bpf_ktime_get_ns(), NM_WAKE);
+	}
+}
+
+/* A parsed packet to its flow. */
+static __always_inline enum nm_outcome nm_account(struct __sk_buff *skb, struct nm_scratch *scratch, u32 hook)
+{
+	const struct nm_packet *p = &scratch->packet;
+	u32 side = nm_sender_side(p), owner = skb->ifindex << 1 | hook;
+	u32 now_ticks = nm_now_coarse_ns() >> NM_TICK_SHIFT;
+	u64 hash = nm_hash(p, side), tag = hash & ~NM_DEAD;
+	struct nm_place at = { .slot = &scratch->slot };
+
+	if (nm_control.sample_below != 0xffffffff && (u32)(hash * 0x9e3779b97f4a7c15ULL >> 32) >= nm_control.sample_below)
+		return NM_SAMPLED_OUT;
+	if (!tag)
+		tag = 1;
+	if (nm_find(&at, tag)) {
+		struct nm_hot *hot = &at.bucket->hot[*at.slot & (NM_SLOTS - 1)];
+
+		if ((p->tcp_flags & (NM_TCP_SYN | NM_TCP_ACK)) != NM_TCP_SYN || !hot->closed_ns ||
+		    hot->owner[side & 1] != owner)
+			return nm_count(skb, &at, scratch, side, owner, now_ticks);
+		/* A new connection on the ports of a closed one: the old slot leaves, a new one is taken. */
+		at.bucket->tags[*at.slot & (NM_SLOTS - 1)] = tag | NM_DEAD;
+	}
+	if (nm_open(skb, &at, tag, p, side, now_ticks))
+		return nm_count(skb, &at, scratch, side, owner, now_ticks);
+	nm_count_overflow(skb, scratch, hook, now_ticks);
+	return NM_OVERFLOW;
+}
+
+#endif

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* All maps. bpf/README.md has the table: key, value, writer, reader, size, what happens when full. */
+#ifndef NM_MAPS_H
+#define NM_MAPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include "nm_types.h"
+
+/* Floor 5.10: BPF_F_INNER_MAP lets tables of different sizes share one outer map (4a8f87e60f6d). */
+struct nm_table {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, sizeof(struct nm_bucket)); /* a nested __type stays a forward declaration in BTF */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, NM_TABLES);
+	__type(key, u32);
+	__array(values, struct nm_table);
+} nm_tables SEC(".maps") __weak;
+
+struct nm_lock {
+	struct bpf_spin_lock lock;
+};
+
+/* Taken only to claim a slot. Kernels before 5.12 have no compare-and-swap for programs; a lock
+ * costs about 15 ns of an insert and works on all of them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, u32);
+	__type(value, struct nm_lock);
+} nm_locks SEC(".maps") __weak;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, u32); /* ifindex; 0 stands for one that the agent has not named */
+	__type(value, struct nm_interface);
+} nm_interfaces SEC(".maps") __weak;
+
+/* One word a datagram: check << 32 | ports. A later datagram may take the place. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 8192);
+	__type(key, u32);
+	__type(value, u64);
+} nm_fragments SEC(".maps") __weak;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 256 * NM_HOOKS);
+	__type(key, u32); /* IP protocol << 1 | hook */
+	__type(value, struct nm_volume);
+} nm_overflow SEC(".maps") __weak;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, NM_KINDS);
+	__type(key, u32);
+	__type(value, u64);
+} nm_kinds SEC(".maps") __weak;
+
+/* Seconds of the last overflow event, per CPU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} nm_overflow_at SEC(".maps") __weak;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 22);
+} nm_ring SEC(".maps") __weak;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, sizeof(u32));
+	__uint(value_size, sizeof(u32));
+} nm_perf SEC(".maps") __weak;
+
+/* What parsing found out. Word-sized reads and writes only. */
+struct nm_packet {
+	u64 source[2];	    /* network order, raw; IPv4 in the first word's first four bytes */
+	u64 destination[2];
+	u16 source_port_be;
+	u16 destination_port_be;
+	u8 protocol;
+	u8 family;
+	u8 tcp_flags;
+	u8 icmp_type;
+	u8 icmp_code;
+	u8 is_request;	    /* ICMP echo request */
+	u8 is_reply;	    /* ICMP echo reply */
+	u8 kind;	    /* why not IP or malformed */
+	u32 header_bytes;   /* link to transport header: what each segment of a super-packet carries */
+};
+
+/*
+ * The packet in hand, per CPU. In a map rather than on the stack so that the verifier forgets which way the
+ * parser took: every packet kind then shares one walk through the accounting (10 000 instead of more than a
+ * million instructions).
+ */
+struct nm_scratch {
+	struct nm_packet packet;
+	struct nm_volume wire; /* what this buffer is on the wire */
+	u32 slot;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct nm_scratch);
+} nm_scratch SEC(".maps") __weak;
+
+/* Set before load. */
+const volatile u64 nm_hash_key[2] __weak;  /* random, this run's */
+const volatile u32 nm_transport __weak;	   /* enum nm_transport */
+
+struct nm_control nm_control __weak;
+
+/* Types that no map definition names, so that the object's BTF and the skeleton have them. */
+struct nm_anchors {
+	struct nm_bucket bucket;
+	struct nm_event event;
+	enum nm_outcome outcome;
+	enum nm_kind kind;
+	enum nm_event_kind event_kind;
+	enum nm_transport transport;
+};
+const volatile struct nm_anchors nm_anchors __weak;
+
+static __always_inline void nm_note(u32 kind)
+{
+	u64 *n = bpf_map_lookup_elem(&nm_kinds, &kind);
+
+	if (n)
+		*n += 1;
+}
+
+#endif

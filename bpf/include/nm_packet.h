@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * From bytes to a packet's identity. Nothing is guessed: what is cut short or contradicts itself is
+ * malformed, with its kind. Sources: RFC 791, 8200 (IPv4, IPv6), 9293 (TCP), 768 (UDP), 792, 4443
+ * (ICMP), 9260 (SCTP), IEEE 802.1Q.
+ */
+#ifndef NM_PACKET_H
+#define NM_PACKET_H
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
+#include "nm_maps.h"
+
+struct nm_vlan {
+	u16 tci_be;
+	u16 type_be;
+};
+
+struct nm_fragment {
+	u8 next;
+	u8 reserved;
+	u16 offset_be;
+	u32 id;
+};
+
+/*
+ * A header at an offset: in place where the linear part of the packet holds it, else copied. Offsets
+ * beyond 512 bytes are no headers (60 IPv4 + eight extension headers and two tags fit).
+ */
+static __always_inline void *nm_header(struct __sk_buff *skb, u32 offset, void *copy, u32 size)
+{
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+
+	if (offset > 512)
+		return NULL;
+	if (data + offset + size <= end)
+		return data + offset;
+	if (bpf_skb_load_bytes(skb, offset, copy, size))
+		return NULL;
+	return copy;
+}
+
+#define nm_fail(packet, why, outcome)   \
+	({                              \
+		(packet)->kind = (why); \
+		(outcome);              \
+	})
+
+#include "nm_transport.h"
+
+static __always_inline enum nm_outcome nm_parse_ipv4(struct __sk_buff *skb, struct nm_packet *p, u32 offset)
+{
+	struct iphdr copy, *ip = nm_header(skb, offset, &copy, sizeof(copy));
+	u32 header, total, fragment;
+
+	if (!ip)
+		return nm_fail(p, NM_KIND_SHORT_IP, NM_MALFORMED);
+	if (ip->version != 4)
+		return nm_fail(p, NM_KIND_IP_VERSION, NM_MALFORMED);
+	header = ip->ihl * 4;
+	if (header < sizeof(*ip) || offset + header > skb->len)
+		return nm_fail(p, NM_KIND_IP_HEADER_LENGTH, NM_MALFORMED);
+	total = bpf_ntohs(ip->tot_len);
+	/* A super-packet above 64 KiB (BIG TCP, 5.19) has total length 0. */
+	if (!total && skb->gso_size)
+		total = skb->len - offset;
+	if (total < header || offset + total > skb->len)
+		return nm_fail(p, NM_KIND_IP_TOTAL_LENGTH, NM_MALFORMED);
+	p->family = 4;
+	p->protocol = ip->protocol;
+	*(u32 *)&p->source[0] = ip->saddr;
+	*(u32 *)&p->destination[0] = ip->daddr;
+	fragment = bpf_ntohs(ip->frag_off);
+	return nm_parse_transport(skb, p, offset + header, offset + total, fragment & 0x1fff,
+				  fragment & 0x2000, ip->id);
+}
+
+static __always_inline enum nm_outcome nm_parse_ipv6(struct __sk_buff *skb, struct nm_packet *p, u32 offset)
+{
+	struct ipv6hdr copy, *ip = nm_header(skb, offset, &copy, sizeof(copy));
+	u32 end, fragment = 0, more = 0, id = 0, i;
+	u8 next;
+
+	if (!ip)
+		return nm_fail(p, NM_KIND_SHORT_IP, NM_MALFORMED);
+	if (ip->version != 6)
+		return nm_fail(p, NM_KIND_IP_VERSION, NM_MALFORMED);
+	end = bpf_ntohs(ip->payload_len);
+	/* 0 in a jumbogram (RFC 2675) and in a super-packet above 64 KiB. */
+	if (!end && skb->len > offset + sizeof(*ip) && (skb->gso_size || ip->nexthdr == IPPROTO_HOPOPTS))
+		end = skb->len - offset - sizeof(*ip);
+	end += offset + sizeof(*ip);
+	if (end > skb->len)
+		return nm_fail(p, NM_KIND_IP_TOTAL_LENGTH, NM_MALFORMED);
+	p->family = 6;
+	__builtin_memcpy(p->source, &ip->saddr, 16);
+	__builtin_memcpy(p->destination, &ip->daddr, 16);
+	next = ip->nexthdr;
+	offset += sizeof(*ip);
+
+	/* Eight extension headers; RFC 8200 4.1 names six, each but one at most once. */
+	for (i = 0; i < 9; i++) {
+		struct nm_fragment ext_copy, *ext;
+
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
+		    next != IPPROTO_FRAGMENT && next != IPPROTO_AH && next != IPPROTO_MH && next != 139)
+			break;
+		ext = nm_header(skb, offset, &ext_copy, sizeof(ext_copy));
+		if (i == 8 || !ext || offset + sizeof(*ext) > end)
+			return nm_fail(p, NM_KIND_EXTENSION, NM_MALFORMED);
+		if (next == IPPROTO_FRAGMENT) {
+			fragment = bpf_ntohs(ext->offset_be) >> 3;
+			more = bpf_ntohs(ext->offset_be) & 1;
+			id = ext->id;
+			offset += sizeof(*ext);
+			next = ext->next;
+			if (fragment)
+				break;
+			continue;
+		}
+		/* AH counts words of four bytes less two (RFC 4302), the others words of eight less one. */
+		offset += next == IPPROTO_AH ? (ext->reserved + 2) * 4 : (ext->reserved + 1) * 8;
+		next = ext->next;
+		if (offset > end)
+			return nm_fail(p, NM_KIND_EXTENSION, NM_MALFORMED);
+	}
+	p->protocol = next;
+	return nm_parse_transport(skb, p, offset, end, fragment, more, id);
+}
+
+/* Fills the packet; NM_COUNTED means that it has a flow. */
+static __always_inline enum nm_outcome nm_parse(struct __sk_buff *skb, struct nm_packet *p, u32 link_bytes)
+{
+	u32 offset = link_bytes, i;
+	u16 type_be = skb->protocol;
+
+	if (link_bytes) {
+		struct ethhdr copy, *eth = nm_header(skb, 0, &copy, sizeof(copy));
+
+		if (!eth)
+			return nm_fail(p, NM_KIND_SHORT_LINK, NM_MALFORMED);
+		type_be = eth->h_proto;
+		/* The outer tag may be in the metadata (hardware or kernel has stripped it): with it,
+		 * one tag in the bytes is the second. */
+		for (i = skb->vlan_present ? 1 : 0; i < 3; i++) {
+			struct nm_vlan vlan_copy, *vlan;
+
+			if (type_be != bpf_htons(ETH_P_8021Q) && type_be != bpf_htons(ETH_P_8021AD))
+				break;
+			if (i == 2)
+				return nm_fail(p, NM_KIND_VLAN_DEPTH, NM_NOT_IP);
+			vlan = nm_header(skb, offset, &vlan_copy, sizeof(vlan_copy));
+			if (!vlan)
+				return nm_fail(p, NM_KIND_SHORT_LINK, NM_MALFORMED);
+			type_be = vlan->type_be;
+			offset += sizeof(*vlan);
+		}
+	}
+	if (type_be == bpf_htons(ETH_P_IP))
+		return nm_parse_ipv4(skb, p, offset);
+	if (type_be == bpf_htons(ETH_P_IPV6))
+		return nm_parse_ipv6(skb, p, offset);
+	return nm_fail(p, type_be == bpf_htons(ETH_P_ARP) ? NM_KIND_ARP : NM_KIND_OTHER_ETHERTYPE, NM_NOT_IP);
+}
+
+#endif

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The contract between the kernel programs and the agent: every type here that a map or the
+ * event ring carries becomes a Rust type of the skeleton, generated from the object's BTF. There
+ * is no second definition anywhere.
+ *
+ * Units are in the names. Multi-byte fields are host order unless the name ends in _be. Unknown is 0.
+ * A tick is 2^20 ns of CLOCK_MONOTONIC (about 1.05 ms); ticks are u32 and compared by difference.
+ */
+#ifndef NM_TYPES_H
+#define NM_TYPES_H
+
+typedef __u8 u8;
+typedef __u16 u16;
+typedef __u32 u32;
+typedef __u64 u64;
+
+#define NM_SLOTS 8		/* slots in a bucket */
+#define NM_TABLES 4		/* outer entries: two in use at a time, one spare, one for grace periods */
+#define NM_NO_TABLE 0xffffffff	/* nm_control.previous when there is none */
+#define NM_DEAD (1ULL << 63)	/* tag bit: no packet may find this slot any more */
+#define NM_TICK_SHIFT 20
+
+enum nm_hook { NM_INGRESS, NM_EGRESS, NM_HOOKS };
+
+/* What became of a packet: exactly one for each packet seen. */
+enum nm_outcome {
+	NM_COUNTED,
+	NM_DUPLICATE,
+	NM_SAMPLED_OUT,
+	NM_NOT_IP,
+	NM_MALFORMED,
+	NM_OVERFLOW,
+	NM_OUTCOMES,
+};
+
+/* Why a packet was not IP, or malformed, or not quite knowable; index of nm_kinds. */
+enum nm_kind {
+	NM_KIND_NONE,
+	NM_KIND_ARP,		  /* not IP: ARP */
+	NM_KIND_VLAN_DEPTH,	  /* not IP: more than two tags */
+	NM_KIND_OTHER_ETHERTYPE,  /* not IP: anything else */
+	NM_KIND_SHORT_LINK,	  /* malformed: ends within the link header or a tag */
+	NM_KIND_SHORT_IP,	  /* malformed: ends within the IP header */
+	NM_KIND_IP_VERSION,	  /* malformed: version is not what the link layer said */
+	NM_KIND_IP_HEADER_LENGTH, /* malformed: IHL below 5 or beyond the packet */
+	NM_KIND_IP_TOTAL_LENGTH,  /* malformed: total length below the header or beyond the packet */
+	NM_KIND_EXTENSION,	  /* malformed: IPv6 extension headers overrun or are too many */
+	NM_KIND_SHORT_TRANSPORT,  /* malformed: ends within the TCP, UDP, ICMP or SCTP header */
+	NM_KIND_TCP_OFFSET,	  /* malformed: data offset below 5 or beyond the packet */
+	NM_KIND_UDP_LENGTH,	  /* malformed: length below 8 or beyond the packet */
+	NM_KIND_FRAGMENT_ORPHAN,  /* counted: later fragment whose first was not seen, in a flow without ports */
+	NM_KIND_EVENT_LOST,	  /* event: the buffer was full */
+	NM_KINDS,
+};
+
+/* Ask the compiler for both names in the BTF. */
+enum nm_transport { NM_RINGBUF, NM_PERF };
+
+enum nm_event_kind {
+	NM_EVENT_OPENED = 1, /* a slot was taken */
+	NM_EVENT_ACTIVE,     /* first packet after the reporting interval */
+	NM_EVENT_ENDED,	     /* TCP closed: FIN both ways, or RST */
+	NM_EVENT_OVERFLOW,   /* a packet found no room (at most one a second and CPU) */
+};
+
+/* One event. It names a slot; what it says is read from the table, so it's never stale. */
+struct nm_event {
+	u64 stamp_ns; /* CLOCK_MONOTONIC */
+	u32 slot;     /* bucket * NM_SLOTS + index; overflow: IP protocol << 8 | hook */
+	u8 table;     /* index in nm_tables */
+	u8 kind;      /* enum nm_event_kind */
+	u8 pad[2];
+};
+_Static_assert(sizeof(struct nm_event) == 16, "event size");
+
+/* What every packet of a flow writes: one cache line. Index 0 and 1 are the sides of the key. */
+struct nm_hot {
+	u64 packets[2]; /* sent by side 0, by side 1; atomic adds */
+	u64 bytes[2];	/* as on the wire, link header included */
+	u32 seen_ticks[2];
+	u32 owner[2];	  /* who counts this direction: ifindex << 1 | hook; 0 = nobody yet */
+	u32 report_ticks; /* last event about this flow */
+	u8 tcp_flags[2];  /* union of the flags sent by each side (RFC 9293 bits) */
+	u8 pad[2];
+	u64 closed_ns; /* when TCP closed; 0 = it has not */
+};
+_Static_assert(sizeof(struct nm_hot) == 64, "one cache line");
+
+/* What is written when a slot is taken, and rarely after: one cache line. */
+struct nm_cold {
+	u8 address[2][16]; /* network order; IPv4 in the first four bytes, the rest 0 */
+	u16 port_be[2];	   /* 0 where the protocol has none; ICMP echo: the identifier in both */
+	u8 protocol;
+	u8 family; /* 4 or 6 */
+	u8 opener; /* side that opened the conversation, as far as known */
+	u8 opener_seen;
+	u64 start_ns;  /* first packet; in a slot that was moved: the slot it moved to */
+	u32 others[3]; /* further owners-to-be: ifindex << 1 | hook; a lost race leaves one out */
+	u8 icmp_type;  /* of the first packet */
+	u8 icmp_code;
+	u8 agent_direction; /* the agent's own note, never touched by the programs */
+	u8 agent_flags;	    /* NM_FLAG_MOVED is set by nm_move, the rest is the agent's */
+};
+_Static_assert(sizeof(struct nm_cold) == 64, "one cache line");
+
+#define NM_FLAG_MOVED 0x80
+
+/* What the agent has already told of this flow; only the agent writes it. */
+struct nm_told {
+	u64 bytes[2];
+	u32 packets[2]; /* low half: differences are taken modulo 2^32 */
+};
+_Static_assert(sizeof(struct nm_told) == 24, "told size");
+
+/*
+ * Eight flows. tags[] alone decides whether a slot is taken: 0 = free, a 63-bit fingerprint of the
+ * key = live, fingerprint | NM_DEAD = leaving. Only a program turns 0 into a tag (under the bucket's
+ * lock); only the agent turns a dead tag into 0 (after a grace period).
+ */
+struct nm_bucket {
+	u64 tags[NM_SLOTS];
+	struct nm_hot hot[NM_SLOTS];
+	struct nm_cold cold[NM_SLOTS];
+	struct nm_told told[NM_SLOTS];
+};
+_Static_assert(sizeof(struct nm_bucket) == 160 * NM_SLOTS, "160 bytes a slot");
+
+/* Packets of one interface as on the wire, per CPU. Written by programs without atomics. */
+struct nm_interface {
+	u64 seen[NM_HOOKS];
+	u64 outcomes[NM_HOOKS][NM_OUTCOMES];
+	u64 counted_bytes[NM_HOOKS];
+	u32 link_bytes; /* length of the link header: 14 Ethernet, 0 none; set by the agent */
+	u32 pad;
+};
+
+struct nm_volume {
+	u64 packets;
+	u64 bytes;
+};
+
+/* Switches and words between agent and programs, in .bss; all single stores. */
+struct nm_control {
+	u32 current;	  /* table that takes new flows */
+	u32 previous;	  /* table being emptied, or NM_NO_TABLE */
+	u32 buckets[NM_TABLES];
+	u32 sample_below; /* a flow is kept when the low half of its mixed hash is below; ~0 keeps all */
+	u32 interval_ticks;
+	u32 move_cursor; /* next bucket of `previous` that nm_move looks at */
+	u32 move_failed; /* flows that found no room in `current` */
+	u32 wake_bytes;	 /* wake the reader when so much waits in the ring */
+	u32 pad0[5];
+	/* second cache line: written by programs */
+	u32 waking;   /* set when the reader was woken, cleared by it */
+	u32 pressure; /* a bucket pair is all but full */
+	u32 pad1[14];
+};
+_Static_assert(sizeof(struct nm_control) == 128, "two cache lines");
+
+#endif

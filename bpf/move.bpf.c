@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Moves one bucket of the table that is being emptied (nm_control.previous) into the current one. Not
+ * attached anywhere: the agent runs it through BPF_PROG_TEST_RUN with `repeat`, once a bucket, after a
+ * grace period has made sure that nothing is claimed in the old table any more. The old slot keeps its
+ * counters and is marked dead; the agent adds them to the new slot after the next grace period, so packets
+ * that are on their way into either are all kept. Floor: 5.10.
+ */
+#include "nm_maps.h"
+#include "nm_flow.h"
+
+SEC("tc")
+int nm_move(struct __sk_buff *skb)
+{
+	u32 cursor = nm_control.move_cursor, from = nm_control.previous, zero = 0, i;
+	struct nm_scratch *scratch = bpf_map_lookup_elem(&nm_scratch, &zero);
+	struct nm_bucket *old;
+
+	nm_control.move_cursor = cursor + 1;
+	old = nm_bucket_at(from, cursor);
+	if (!old || !scratch)
+		return 0;
+	for (i = 0; i < NM_SLOTS; i++) {
+		u64 tag = old->tags[i];
+		struct nm_place to = { .slot = &scratch->slot };
+		struct nm_cold cold;
+		struct nm_hot hot = {};
+		bool fresh;
+
+		if (!tag || tag & NM_DEAD)
+			continue;
+		cold = old->cold[i];
+		hot.seen_ticks[0] = old->hot[i].seen_ticks[0];
+		hot.seen_ticks[1] = old->hot[i].seen_ticks[1];
+		hot.owner[0] = old->hot[i].owner[0];
+		hot.owner[1] = old->hot[i].owner[1];
+		hot.report_ticks = old->hot[i].report_ticks;
+		hot.tcp_flags[0] = old->hot[i].tcp_flags[0];
+		hot.tcp_flags[1] = old->hot[i].tcp_flags[1];
+		hot.closed_ns = old->hot[i].closed_ns;
+		if (!nm_claim(&to, tag, &cold, &hot, &fresh)) {
+			nm_control.move_failed += 1;
+			continue;
+		}
+		old->cold[i].start_ns = to.index * NM_SLOTS + *to.slot;
+		old->cold[i].agent_flags |= NM_FLAG_MOVED;
+		old->tags[i] = tag | NM_DEAD;
+	}
+	return 1;
+}
+
+char LICENSE[] SEC("license") = "GPL";

@@ -1,0 +1,63 @@
+//! The two clocks: `CLOCK_MONOTONIC`, in which the kernel stamps packets, and UTC, in which users read.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+/// Length of the kernel's coarse tick unit, nanoseconds (`NM_TICK_SHIFT`).
+pub const TICK_SHIFT: u32 = 20;
+
+/// Now on `CLOCK_MONOTONIC`, nanoseconds.
+pub fn monotonic_ns() -> u64 {
+    to_ns(clock_gettime(ClockId::Monotonic))
+}
+
+fn to_ns(time: rustix::time::Timespec) -> u64 {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+}
+
+/// Turns the kernel's stamps into UTC. Taken anew now and then, so that a stepped wall clock is followed.
+#[derive(Clone, Copy, Debug)]
+pub struct WallClock {
+    /// UTC minus `CLOCK_MONOTONIC`, nanoseconds.
+    offset_ns: i128,
+}
+
+impl WallClock {
+    /// The offset between the clocks as it is now.
+    pub fn now() -> Self {
+        let monotonic = i128::from(monotonic_ns());
+        let real = i128::from(to_ns(clock_gettime(ClockId::Realtime)));
+        Self { offset_ns: real - monotonic }
+    }
+
+    /// UTC of a stamp on `CLOCK_MONOTONIC`, to the microsecond.
+    pub fn utc(&self, monotonic_ns: u64) -> Timestamp {
+        let microseconds = (i128::from(monotonic_ns) + self.offset_ns).div_euclid(1000);
+        i64::try_from(microseconds)
+            .ok()
+            .and_then(|us| Timestamp::from_microsecond(us).ok())
+            .unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+}
+
+/// A duration in the kernel's tick unit, at least one.
+pub fn ticks(duration: Duration) -> u32 {
+    u32::try_from(duration.as_nanos() >> TICK_SHIFT).unwrap_or(u32::MAX / 2).max(1)
+}
+
+/// The tick of a moment on `CLOCK_MONOTONIC`; wraps every 52 days, so compare by difference.
+pub fn tick_of(monotonic_ns: u64) -> u32 {
+    (monotonic_ns >> TICK_SHIFT) as u32
+}
+
+/// The latest moment not after `now_ns` that has this tick, nanoseconds.
+pub fn ns_of_tick(tick: u32, now_ns: u64) -> u64 {
+    let age = tick_of(now_ns).wrapping_sub(tick);
+    // A coarse clock may run a tick ahead of `now` as it was read here.
+    let age = if age > u32::MAX / 2 { 0 } else { age };
+    ((now_ns >> TICK_SHIFT).saturating_sub(u64::from(age))) << TICK_SHIFT
+}

@@ -1,0 +1,194 @@
+//! Starting the collector and talking to it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::hooks::Watched;
+use super::ledger::{Context, Departed};
+use super::tables::Tables;
+use super::view::FlowView;
+use super::work::Work;
+use crate::flow::update::Batch;
+use crate::interfaces::{HostAddresses, Interface};
+use crate::kernel::attach::Method;
+use crate::kernel::events::{Events, Nudge};
+use crate::kernel::grace::Grace;
+use crate::kernel::object::{Object, Transport};
+use crate::kernel::stats::KernelStats;
+
+/// Commands waiting for the collector at most; a sender waits when there are more.
+const COMMANDS: usize = 1024;
+
+/// What the collector is told at start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Flows at most.
+    pub max_flows: u64,
+    /// Idle flows leave after this.
+    pub flow_timeout: Duration,
+    /// An unanswered attempt has failed after this.
+    pub connect_timeout: Duration,
+    /// Long flows report this often.
+    pub active_interval: Duration,
+    /// Updates in a batch at most.
+    pub batch_size: usize,
+    /// Share of flows kept, in (0, 1].
+    pub sampling_rate: f64,
+    /// Forced attach method.
+    pub method: Option<Method>,
+}
+
+/// Everything that the collector knows about itself.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Counters.
+    pub stats: KernelStats,
+    /// Interfaces.
+    pub watched: Vec<Watched>,
+    /// Flows that have left.
+    pub departed: Departed,
+    /// Packets and bytes in the slots of the table, those on their way out included.
+    pub in_table: (u64, u64),
+    /// How events travel.
+    pub transport: Transport,
+}
+
+/// A command.
+pub(super) enum Command {
+    Attach(Interface),
+    Detach(u32),
+    Addresses(Arc<HostAddresses>),
+    Stats(SyncSender<KernelStats>),
+    Report(SyncSender<Report>),
+    Stop,
+}
+
+/// Talks to the collector; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    commands: SyncSender<Command>,
+    nudge: Nudge,
+    view: FlowView,
+    names: Arc<Mutex<Arc<HashMap<u32, String>>>>,
+}
+
+/// The running thread.
+pub struct Collector {
+    handle: Handle,
+    thread: JoinHandle<()>,
+}
+
+impl Collector {
+    /// Prepares the tables and starts the thread. Batches go to `batches`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn start(mut object: Object, settings: &Settings, batches: mpsc::Sender<Arc<Batch>>) -> std::io::Result<Self> {
+        let tables = Tables::install(&mut object, settings.max_flows)?;
+        // Packets of interfaces that no name is known for (test runs) are counted too.
+        object.add_interface(0, 14)?;
+        let nudge = Nudge::new()?;
+        let context = Context { addresses: Arc::default(), local_peers: Arc::new(HashSet::new()) };
+        let shared_context = Arc::new(Mutex::new(context));
+        let resizing = Arc::new(AtomicBool::new(false));
+        let view = FlowView { tables: tables.shared(), context: Arc::clone(&shared_context), resizing };
+        let (commands, inbox) = sync_channel(COMMANDS);
+        let names = Arc::new(Mutex::new(Arc::new(HashMap::new())));
+        let handle = Handle { commands, nudge: nudge.clone(), view, names: Arc::clone(&names) };
+        let (ready, started) = sync_channel(1);
+        let settings = settings.clone();
+        let view = handle.view.clone();
+        let thread = std::thread::Builder::new().name("netmon-collector".into()).spawn(move || {
+            // The reading end is bound to its thread, so it is opened here.
+            let opened = Events::open(&object, nudge.clone()).and_then(|e| Ok((e, Grace::start(&object, nudge)?)));
+            match opened {
+                Ok((events, grace)) => {
+                    let _ = ready.send(Ok(()));
+                    Work::new(object, tables, events, grace, settings, batches, view, names).run(&inbox);
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        })?;
+        started.recv().map_err(std::io::Error::other)??;
+        Ok(Self { handle, thread })
+    }
+
+    /// To talk to it.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Whether the thread has ended, which it does only when told or after a panic.
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Detaches everything, tells the last of every flow and ends the thread. Blocking; the batches must be
+    /// received meanwhile.
+    pub fn stop(self) {
+        // If the command does not arrive the thread is gone already.
+        let _ = self.handle.commands.send(Command::Stop);
+        self.handle.nudge.wake();
+        if self.thread.join().is_err() {
+            tracing::error!("the collector thread has panicked");
+        }
+    }
+}
+
+impl Handle {
+    fn send(&self, command: Command) {
+        // A stopped collector needs no commands.
+        let _ = self.commands.send(command);
+        self.nudge.wake();
+    }
+
+    /// Watch this interface (or take over its new name).
+    pub fn attach(&self, interface: Interface) {
+        self.send(Command::Attach(interface));
+    }
+
+    /// Stop watching this interface.
+    pub fn detach(&self, index: u32) {
+        self.send(Command::Detach(index));
+    }
+
+    /// The host's addresses have changed.
+    pub fn set_addresses(&self, addresses: Arc<HostAddresses>) {
+        self.send(Command::Addresses(addresses));
+    }
+
+    /// Counters now. Blocking, some milliseconds at most; `None` once the collector has ended.
+    pub fn stats(&self) -> Option<KernelStats> {
+        let (answer, reply): (_, Receiver<KernelStats>) = sync_channel(1);
+        self.send(Command::Stats(answer));
+        reply.recv_timeout(Duration::from_secs(5)).ok()
+    }
+
+    /// Everything, flow sums included: reads the whole table. Blocking; `None` once the collector has ended.
+    pub fn report(&self) -> Option<Report> {
+        let (answer, reply) = sync_channel(1);
+        self.send(Command::Report(answer));
+        reply.recv_timeout(Duration::from_secs(10)).ok()
+    }
+
+    /// The live table, for dumps.
+    pub fn view(&self) -> &FlowView {
+        &self.view
+    }
+
+    /// Names of interfaces by index, those lately gone included.
+    pub fn interface_names(&self) -> Arc<HashMap<u32, String>> {
+        Arc::clone(&self.names.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Whether a resize is under way (for tests and `status`).
+    pub fn resizing(&self) -> bool {
+        self.view.resizing.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,191 @@
+//! Interfaces: attached, detached, and what each has counted, also after it is gone.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::interfaces::{Interface, LinkLayer};
+use crate::kernel::attach::{self, Attachment, Method};
+use crate::kernel::grace::Grace;
+use crate::kernel::object::Object;
+use crate::kernel::stats::{Hook, HookCounters};
+use crate::kernel::types::nm_interface;
+
+/// Length of an Ethernet header.
+const ETHERNET_BYTES: u32 = 14;
+
+/// How an interface is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// Interface index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// Method, or why it failed.
+    pub attached: Result<Method, String>,
+}
+
+struct Entry {
+    name: String,
+    local_peer: bool,
+    attachment: Result<Attachment, String>,
+}
+
+/// All watched interfaces.
+#[derive(Default)]
+pub struct Hooks {
+    entries: BTreeMap<u32, Entry>,
+    /// Detached; counted by programs on their way until the grace period has passed.
+    leaving: Vec<(u64, u32)>,
+    departed: nm_interface,
+    method: Option<Method>,
+}
+
+fn add(sum: &mut nm_interface, more: &nm_interface) {
+    for hook in 0..2 {
+        sum.seen[hook] += more.seen[hook];
+        sum.counted_bytes[hook] += more.counted_bytes[hook];
+        for outcome in 0..6 {
+            sum.outcomes[hook][outcome] += more.outcomes[hook][outcome];
+        }
+    }
+}
+
+impl Hooks {
+    /// `method` forces one; `None` tries TCX, then clsact.
+    pub fn new(method: Option<Method>) -> Self {
+        Self { method, ..Self::default() }
+    }
+
+    /// Attaches an interface that has appeared. A failure is kept and told, not fatal.
+    pub fn attach(&mut self, object: &Object, interface: &Interface) {
+        if self.entries.contains_key(&interface.index) {
+            self.rename(interface);
+            return;
+        }
+        // The index may be on its way out after a quick return: settle it first.
+        if self.leaving.iter().any(|(_, index)| *index == interface.index) {
+            self.settle_one(object, interface.index);
+        }
+        let attachment = Self::try_attach(object, interface, self.method);
+        match &attachment {
+            Ok(attachment) => {
+                tracing::info!(interface = %interface.name, index = interface.index, method = attachment.method().name(), "attached");
+            }
+            Err(error) => tracing::warn!(interface = %interface.name, index = interface.index, %error, "not watched"),
+        }
+        let entry = Entry { name: interface.name.clone(), local_peer: interface.local_peer, attachment };
+        self.entries.insert(interface.index, entry);
+    }
+
+    fn try_attach(object: &Object, interface: &Interface, method: Option<Method>) -> Result<Attachment, String> {
+        let link_bytes = match interface.link_layer {
+            LinkLayer::Ethernet => ETHERNET_BYTES,
+            LinkLayer::Raw => 0,
+            LinkLayer::Unsupported(kind) => return Err(format!("link layer type {kind} is not understood")),
+        };
+        let removed = attach::remove_leftovers(object, interface.index);
+        if removed > 0 {
+            tracing::info!(interface = %interface.name, removed, "removed filters that a killed run had left");
+        }
+        object
+            .add_interface(interface.index, link_bytes)
+            .map_err(|error| format!("cannot count packets of it: {error}"))?;
+        attach::attach(object, interface.index, method).map_err(|error| {
+            object.remove_interface(interface.index);
+            error.to_string()
+        })
+    }
+
+    /// Takes over a new name or role.
+    pub fn rename(&mut self, interface: &Interface) {
+        if let Some(entry) = self.entries.get_mut(&interface.index) {
+            entry.name.clone_from(&interface.name);
+            entry.local_peer = interface.local_peer;
+        }
+    }
+
+    /// Detaches an interface that is gone or no longer wanted.
+    pub fn detach(&mut self, grace: &Grace, index: u32) {
+        if let Some(entry) = self.entries.remove(&index) {
+            tracing::info!(interface = %entry.name, index, "detached");
+            drop(entry.attachment);
+            self.leaving.push((grace.after_now(), index));
+        }
+    }
+
+    fn settle_one(&mut self, object: &Object, index: u32) {
+        if let Some(last) = object.interface(index) {
+            add(&mut self.departed, &last);
+            object.remove_interface(index);
+        }
+        self.leaving.retain(|(_, leaving)| *leaving != index);
+    }
+
+    /// Folds the counters of interfaces whose programs have all finished.
+    pub fn tend(&mut self, object: &Object, grace: &Grace) {
+        let passed: Vec<u32> =
+            self.leaving.iter().filter(|(number, _)| grace.passed(*number)).map(|(_, index)| *index).collect();
+        for index in passed {
+            self.settle_one(object, index);
+        }
+    }
+
+    /// Packets by interface and hook; those of interfaces that are gone, or that no name is known for, under
+    /// `other`.
+    pub fn counters(&self, object: &Object) -> Vec<HookCounters> {
+        let mut other = self.departed;
+        for (_, index) in &self.leaving {
+            if let Some(leaving) = object.interface(*index) {
+                add(&mut other, &leaving);
+            }
+        }
+        if let Some(unnamed) = object.interface(0) {
+            add(&mut other, &unnamed);
+        }
+        let mut all = Vec::with_capacity(self.entries.len() * 2 + 2);
+        let mut push = |name: &str, sum: &nm_interface| {
+            for (at, hook) in Hook::ALL.into_iter().enumerate() {
+                all.push(HookCounters {
+                    interface: name.to_owned(),
+                    hook,
+                    seen: sum.seen[at],
+                    outcomes: sum.outcomes[at],
+                    counted_bytes: sum.counted_bytes[at],
+                });
+            }
+        };
+        for (index, entry) in &self.entries {
+            if let Some(sum) = object.interface(*index) {
+                push(&entry.name, &sum);
+            }
+        }
+        push("other", &other);
+        all
+    }
+
+    /// How each interface is watched.
+    pub fn watched(&self) -> Vec<Watched> {
+        let watched = |(index, entry): (&u32, &Entry)| Watched {
+            index: *index,
+            name: entry.name.clone(),
+            attached: entry.attachment.as_ref().map(Attachment::method).map_err(Clone::clone),
+        };
+        self.entries.iter().map(watched).collect()
+    }
+
+    /// Names by index.
+    pub fn names(&self) -> HashMap<u32, String> {
+        self.entries.iter().map(|(index, entry)| (*index, entry.name.clone())).collect()
+    }
+
+    /// Interfaces whose other side is on this host.
+    pub fn local_peers(&self) -> std::collections::HashSet<u32> {
+        self.entries.iter().filter(|(_, entry)| entry.local_peer).map(|(index, _)| *index).collect()
+    }
+
+    /// Detaches all.
+    pub fn detach_all(&mut self, grace: &Grace) {
+        for index in self.entries.keys().copied().collect::<Vec<_>>() {
+            self.detach(grace, index);
+        }
+    }
+}

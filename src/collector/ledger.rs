@@ -1,0 +1,192 @@
+//! The books: what each flow has counted, what of it has been told, and what became of it.
+//!
+//! A slot's counters only grow; the difference to what was told goes out with the next word about the flow, so
+//! nothing is told twice and nothing is lost, however many events were. When a flow ends its slot is killed (no
+//! packet finds it any more), a grace period later its counters are final, are told, and the slot is free.
+
+use std::sync::Arc;
+
+use crate::clock;
+use crate::flow::direction::direction;
+use crate::flow::record::Direction;
+use crate::flow::update::{Change, Counters, Flow, FlowUpdate};
+use crate::flow::verdict::{Facts, unanswered, verdict};
+use crate::interfaces::HostAddresses;
+use crate::kernel::decode::{self, Places};
+use crate::kernel::table::{Snapshot, Table};
+use crate::kernel::types::nm_told;
+
+/// Notes that the agent keeps in a slot.
+pub mod note {
+    /// The flow has been told as opened.
+    pub const KNOWN: u8 = 1;
+    /// It is queued for leaving.
+    pub const LEAVING: u8 = 2;
+    /// Its attempt has timed out.
+    pub const TIMED_OUT: u8 = 4;
+    /// It is in the list of dead slots.
+    pub const DYING: u8 = 8;
+}
+
+/// What tells where a flow runs.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Addresses of this host.
+    pub addresses: Arc<HostAddresses>,
+    /// Interfaces whose other side is on this host.
+    pub local_peers: Arc<std::collections::HashSet<u32>>,
+}
+
+impl Context {
+    /// Where a flow runs, as far as its slot tells now.
+    pub fn direction(&self, snapshot: &Snapshot) -> Direction {
+        decode::key(&snapshot.cold).map_or(Direction::Forwarded, |key| {
+            direction(&key, &Places::of(snapshot), &self.addresses, |index| self.local_peers.contains(&index))
+        })
+    }
+}
+
+/// Totals of flows that have left the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Departed {
+    /// Flows.
+    pub flows: u64,
+    /// Packets that they counted.
+    pub packets: u64,
+    /// Bytes that they counted.
+    pub bytes: u64,
+}
+
+/// The books.
+#[derive(Debug)]
+pub struct Ledger {
+    /// Where things are.
+    pub context: Context,
+    /// Flows told as opened and not yet as ended.
+    pub live: u64,
+    /// Flows that have left.
+    pub departed: Departed,
+}
+
+fn direction_code(direction: Direction) -> u8 {
+    match direction {
+        Direction::Egress => 1,
+        Direction::Ingress => 2,
+        Direction::Internal => 3,
+        Direction::Forwarded => 4,
+    }
+}
+
+fn noted_direction(code: u8) -> Option<Direction> {
+    Direction::ALL.iter().copied().find(|direction| direction_code(*direction) == code)
+}
+
+/// The flow in a slot as it stands; `None` if its words make no sense.
+pub fn flow(snapshot: &Snapshot, context: &Context, now_ns: u64, gone: bool) -> Option<Flow> {
+    let cold = &snapshot.cold;
+    let key = decode::key(cold)?;
+    let places = Places::of(snapshot);
+    let total = snapshot.counters();
+    let opener = usize::from(cold.opener & 1);
+    let flags = [snapshot.hot.tcp_flags[opener], snapshot.hot.tcp_flags[1 - opener]];
+    let (state, status, reason) = verdict(&facts(snapshot, gone)?);
+    let last_ns = clock::ns_of_tick(snapshot.last_tick(), now_ns).max(cold.start_ns);
+    Some(Flow {
+        id: (snapshot.tag & !crate::kernel::table::DEAD) ^ cold.start_ns.rotate_left(32),
+        key,
+        direction: noted_direction(cold.agent_direction).unwrap_or_else(|| context.direction(snapshot)),
+        total,
+        start_ns: cold.start_ns,
+        end_ns: if snapshot.hot.closed_ns > 0 { snapshot.hot.closed_ns } else { last_ns },
+        state,
+        status,
+        reason,
+        tcp_flags: flags,
+        icmp: matches!(cold.protocol, 1 | 58).then_some((cold.icmp_type, cold.icmp_code)),
+        opener_seen: cold.opener_seen != 0,
+        seen_on: places.interfaces(),
+    })
+}
+
+fn facts(snapshot: &Snapshot, gone: bool) -> Option<Facts> {
+    let key = decode::key(&snapshot.cold)?;
+    let opener = usize::from(snapshot.cold.opener & 1);
+    let total = snapshot.counters();
+    Some(Facts {
+        protocol: key.protocol,
+        flags: [snapshot.hot.tcp_flags[opener], snapshot.hot.tcp_flags[1 - opener]],
+        packets: [total.packets_sent, total.packets_received],
+        closed: snapshot.hot.closed_ns > 0,
+        timed_out: snapshot.cold.agent_flags & note::TIMED_OUT != 0,
+        gone,
+    })
+}
+
+/// Whether a slot holds a TCP attempt that nobody has answered.
+pub fn attempt_open(snapshot: &Snapshot) -> bool {
+    snapshot.hot.closed_ns == 0 && facts(snapshot, false).is_some_and(|facts| unanswered(&facts))
+}
+
+fn delta(snapshot: &Snapshot, told: nm_told) -> (Counters, nm_told) {
+    let opener = usize::from(snapshot.cold.opener & 1);
+    let packets = |side: usize| u64::from((snapshot.hot.packets[side] as u32).wrapping_sub(told.packets[side]));
+    let bytes = |side: usize| snapshot.hot.bytes[side].saturating_sub(told.bytes[side]);
+    let difference = Counters {
+        packets_sent: packets(opener),
+        packets_received: packets(1 - opener),
+        bytes_sent: bytes(opener),
+        bytes_received: bytes(1 - opener),
+    };
+    let now = nm_told {
+        bytes: snapshot.hot.bytes,
+        packets: [snapshot.hot.packets[0] as u32, snapshot.hot.packets[1] as u32],
+    };
+    (difference, now)
+}
+
+impl Ledger {
+    /// Empty books.
+    pub fn new(context: Context) -> Self {
+        Self { context, live: 0, departed: Departed::default() }
+    }
+
+    /// Looks at a live slot: what is new about it, if anything.
+    pub fn look(&mut self, table: &Table, slot: u32, now_ns: u64, event_ns: u64) -> Option<FlowUpdate> {
+        let mut snapshot = table.read(slot)?;
+        let known = snapshot.cold.agent_flags & note::KNOWN != 0;
+        let (delta, told) = delta(&snapshot, table.told(slot));
+        if known && delta.is_zero() {
+            return None;
+        }
+        if !known {
+            self.live += 1;
+            snapshot.cold.agent_direction = direction_code(self.context.direction(&snapshot));
+            snapshot.cold.agent_flags |= note::KNOWN;
+            table.set_notes(slot, snapshot.cold.agent_direction, snapshot.cold.agent_flags);
+        }
+        let flow = flow(&snapshot, &self.context, now_ns, false)?;
+        table.set_told(slot, told);
+        let change = if known { Change::Active } else { Change::Opened };
+        Some(FlowUpdate { flow, delta, change, event_ns })
+    }
+
+    /// Takes a dead slot whose grace period has passed: its last word, and the slot is free. A flow that was
+    /// never told is told as opened first.
+    pub fn harvest(&mut self, table: &Table, slot: u32, now_ns: u64, out: &mut Vec<FlowUpdate>) {
+        let Some(snapshot) = table.read(slot) else { return };
+        if snapshot.cold.agent_flags & note::KNOWN == 0 {
+            out.extend(self.look(table, slot, now_ns, 0));
+        }
+        let (delta, _) = delta(&snapshot, table.told(slot));
+        let total = snapshot.counters();
+        self.live = self.live.saturating_sub(1);
+        self.departed.flows += 1;
+        self.departed.packets += total.packets();
+        self.departed.bytes += total.bytes();
+        let noted = table.read(slot).unwrap_or(snapshot);
+        if let Some(flow) = flow(&noted, &self.context, now_ns, true) {
+            out.push(FlowUpdate { flow, delta, change: Change::Ended, event_ns: 0 });
+        }
+        table.clear(slot);
+    }
+}

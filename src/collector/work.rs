@@ -1,0 +1,477 @@
+//! The collector's thread: its loop, and what it does with events, due slots and commands.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::handle::{Command, Report, Settings};
+use super::hooks::Hooks;
+use super::ledger::{Ledger, attempt_open, note};
+use super::rechecks::Rechecks;
+use super::tables::{SlotRef, Tables};
+use super::view::FlowView;
+use crate::clock;
+use crate::flow::update::{Batch, FlowUpdate};
+use crate::kernel::counters::{MALFORMED_KINDS, NOT_IP_KINDS};
+use crate::kernel::decode::{Event, EventKind};
+use crate::kernel::events::Events;
+use crate::kernel::grace::Grace;
+use crate::kernel::object::Object;
+use crate::kernel::stats::{EventLoss, KernelStats, KindCount, Outcome, TableStats};
+use crate::kernel::table::{DEAD, MOVED};
+use crate::kernel::types::nm_kind;
+
+/// The timer: how long an event waits at most, 80 ms.
+const TICK: Duration = Duration::from_millis(80);
+/// A closed flow leaves after this much silence: late segments still join it.
+const LINGER: Duration = Duration::from_secs(1);
+/// Names of interfaces that are gone, kept for flows that still mention them.
+const GONE_NAMES: usize = 4096;
+
+pub(super) struct Work {
+    object: Object,
+    tables: Tables,
+    events: Events,
+    grace: Grace,
+    settings: Settings,
+    batches: mpsc::Sender<Arc<Batch>>,
+    view: FlowView,
+    names: Arc<Mutex<Arc<HashMap<u32, String>>>>,
+    hooks: Hooks,
+    ledger: Ledger,
+    /// Slots that had an event: their last packets are told even if they fall silent.
+    active: Rechecks,
+    /// Attempts without an answer.
+    attempts: Rechecks,
+    /// Closed flows.
+    closed: Rechecks,
+    dying: Vec<SlotRef>,
+    dead: Option<(u64, Vec<SlotRef>)>,
+    sweep_at: u32,
+    sweep_entry: u32,
+    sweep_all: bool,
+    out: Vec<FlowUpdate>,
+    read: Vec<Event>,
+    processed: u64,
+    lost: EventLoss,
+    lost_seen: u64,
+    overflow_warned: Option<Instant>,
+    context_changed: bool,
+}
+
+impl Work {
+    #[expect(clippy::too_many_arguments, reason = "the parts of the thread, each made by its own room")]
+    pub(super) fn new(
+        mut object: Object,
+        tables: Tables,
+        events: Events,
+        grace: Grace,
+        settings: Settings,
+        batches: mpsc::Sender<Arc<Batch>>,
+        view: FlowView,
+        names: Arc<Mutex<Arc<HashMap<u32, String>>>>,
+    ) -> Self {
+        let context = view.context.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let threshold = if settings.sampling_rate >= 1.0 {
+            u32::MAX
+        } else {
+            // `u32::MAX` means all, so the largest share below one is one less.
+            ((settings.sampling_rate * f64::from(u32::MAX)) as u32).min(u32::MAX - 1)
+        };
+        let mut control = object.control();
+        control.set_sample_below(threshold);
+        control.set_interval_ticks(clock::ticks(settings.active_interval));
+        Self {
+            hooks: Hooks::new(settings.method),
+            ledger: Ledger::new(context),
+            active: Rechecks::after(clock::ticks(settings.active_interval)),
+            attempts: Rechecks::after(clock::ticks(settings.connect_timeout)),
+            closed: Rechecks::after(clock::ticks(LINGER)),
+            dying: Vec::new(),
+            dead: None,
+            sweep_at: 0,
+            sweep_entry: 0,
+            sweep_all: false,
+            out: Vec::with_capacity(settings.batch_size),
+            read: Vec::with_capacity(settings.batch_size),
+            processed: 0,
+            lost: EventLoss::default(),
+            lost_seen: 0,
+            overflow_warned: None,
+            context_changed: false,
+            object,
+            tables,
+            events,
+            grace,
+            settings,
+            batches,
+            view,
+            names,
+        }
+    }
+
+    pub(super) fn run(mut self, commands: &Receiver<Command>) {
+        loop {
+            let pause = if self.tables.resizing() { TICK / 16 } else { TICK };
+            self.events.wait(pause);
+            loop {
+                match commands.try_recv() {
+                    Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return self.finish(),
+                    Ok(command) => self.obey(command),
+                    Err(TryRecvError::Empty) => break,
+                }
+            }
+            self.publish_context();
+            self.drain();
+            self.tend();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Attach(interface) => {
+                self.hooks.attach(&self.object, &interface);
+                self.context_changed = true;
+            }
+            Command::Detach(index) => {
+                self.hooks.detach(&self.grace, index);
+                self.context_changed = true;
+            }
+            Command::Addresses(addresses) => {
+                self.ledger.context.addresses = addresses;
+                self.context_changed = true;
+            }
+            // Whoever asked may have gone.
+            Command::Stats(answer) => drop(answer.send(self.stats())),
+            Command::Report(answer) => {
+                self.drain();
+                drop(answer.send(self.report()));
+            }
+            Command::Stop => {}
+        }
+    }
+
+    fn publish_context(&mut self) {
+        if !std::mem::take(&mut self.context_changed) {
+            return;
+        }
+        self.ledger.context.local_peers = Arc::new(self.hooks.local_peers());
+        *self.view.context.lock().unwrap_or_else(PoisonError::into_inner) = self.ledger.context.clone();
+        let current = self.hooks.names();
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = HashMap::clone(&names);
+        if all.len() > current.len() + GONE_NAMES {
+            all.clear();
+        }
+        all.extend(current);
+        *names = Arc::new(all);
+    }
+
+    /// Reads all waiting events, batch by batch.
+    fn drain(&mut self) {
+        self.object.control().set_waking(0);
+        loop {
+            let mut read = std::mem::take(&mut self.read);
+            read.clear();
+            let count = self.events.read(&mut read, self.settings.batch_size);
+            let read_at = Instant::now();
+            let now_ns = clock::monotonic_ns();
+            for event in &read {
+                self.on_event(event, now_ns);
+            }
+            self.read = read;
+            self.processed += count as u64;
+            self.tell(read_at, now_ns);
+            if count < self.settings.batch_size {
+                break;
+            }
+            self.tend_tables();
+        }
+        let (invalid, lost) = self.events.take_losses();
+        self.lost.invalid += invalid;
+        self.lost.buffer_full += lost;
+    }
+
+    fn tell(&mut self, read_at: Instant, read_at_ns: u64) {
+        while !self.out.is_empty() {
+            let rest = self.out.split_off(self.out.len().min(self.settings.batch_size));
+            let updates = std::mem::replace(&mut self.out, rest);
+            // Waits when the receiver is slow. It ends before the collector only when the agent stops.
+            let _ = self.batches.blocking_send(Arc::new(Batch { read_at, read_at_ns, updates }));
+        }
+    }
+
+    fn on_event(&mut self, event: &Event, now_ns: u64) {
+        let slot = SlotRef::new(u32::from(event.table), event.slot);
+        match event.kind {
+            EventKind::Overflow => self.on_overflow(event),
+            EventKind::Opened | EventKind::Active => {
+                self.look(slot, now_ns, event.stamp_ns);
+                self.active.push(slot, clock::tick_of(now_ns));
+            }
+            EventKind::Ended => {
+                self.look(slot, now_ns, event.stamp_ns);
+                self.queue_closed(slot, clock::tick_of(now_ns));
+            }
+        }
+    }
+
+    fn on_overflow(&mut self, event: &Event) {
+        self.object.control().set_pressure(1);
+        if self.overflow_warned.is_none_or(|at| at.elapsed() > Duration::from_secs(60)) {
+            self.overflow_warned = Some(Instant::now());
+            let protocol = crate::flow::key::Protocol((event.slot >> 1) as u8);
+            let hook = if event.slot & 1 == 1 { "egress" } else { "ingress" };
+            tracing::warn!(
+                %protocol, hook, flows = self.ledger.live, max_flows = self.settings.max_flows,
+                "no room in the flow table: packets of new flows are counted by protocol only \
+                 (netmon_flow_table_overflows_total); raise flow.max_flows if this goes on"
+            );
+        }
+    }
+
+    /// Tells what is new in a slot, and queues what must be looked at later.
+    fn look(&mut self, slot: SlotRef, now_ns: u64, event_ns: u64) {
+        let Some(table) = self.tables.get(slot.entry()) else { return };
+        let Some(update) = self.ledger.look(table, slot.slot(), now_ns, event_ns) else { return };
+        if update.change == crate::flow::update::Change::Opened
+            && table.read(slot.slot()).is_some_and(|snapshot| attempt_open(&snapshot))
+        {
+            self.attempts.push(slot, clock::tick_of(now_ns));
+        }
+        self.out.push(update);
+    }
+
+    fn annotate(&self, slot: SlotRef, notes: u8) -> bool {
+        let Some(table) = self.tables.get(slot.entry()) else { return false };
+        let Some(snapshot) = table.read(slot.slot()) else { return false };
+        let flags = snapshot.cold.agent_flags;
+        if flags & notes == notes {
+            return false;
+        }
+        table.set_notes(slot.slot(), snapshot.cold.agent_direction, flags | notes);
+        true
+    }
+
+    fn queue_closed(&mut self, slot: SlotRef, now_ticks: u32) {
+        if self.annotate(slot, note::LEAVING) {
+            self.closed.push(slot, now_ticks);
+        }
+    }
+
+    fn bury(&mut self, slot: SlotRef) {
+        if let Some(table) = self.tables.get(slot.entry()) {
+            table.kill(slot.slot());
+        }
+        if self.annotate(slot, note::DYING) {
+            self.dying.push(slot);
+        }
+    }
+
+    /// All that is not an event.
+    fn tend(&mut self) {
+        let read_at = Instant::now();
+        let now_ns = clock::monotonic_ns();
+        let now = clock::tick_of(now_ns);
+        while let Some(slot) = self.active.pop_due(now) {
+            self.look(slot, now_ns, 0);
+        }
+        while let Some(slot) = self.closed.pop_due(now) {
+            self.on_closed_due(slot, now);
+        }
+        while let Some(slot) = self.attempts.pop_due(now) {
+            self.on_attempt_due(slot, now_ns);
+        }
+        self.sweep(now_ns);
+        self.harvest(now_ns);
+        self.hooks.tend(&self.object, &self.grace);
+        self.tend_tables();
+        self.tell(read_at, now_ns);
+    }
+
+    fn on_closed_due(&mut self, slot: SlotRef, now: u32) {
+        let snapshot = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot()));
+        let Some(snapshot) = snapshot.filter(|snapshot| snapshot.hot.closed_ns > 0) else { return };
+        if snapshot.cold.agent_flags & MOVED != 0 {
+            return;
+        }
+        if snapshot.live() && now.wrapping_sub(snapshot.last_tick()) < clock::ticks(LINGER) {
+            self.closed.push(slot, now);
+        } else {
+            self.bury(slot);
+        }
+    }
+
+    /// A SYN is sent again after 1, 2, 4 ... seconds (RFC 6298), so an attempt is over when it has been silent
+    /// for the timeout beyond the time that it has lasted; it has failed once the timeout is over.
+    fn on_attempt_due(&mut self, slot: SlotRef, now_ns: u64) {
+        let snapshot = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot()));
+        let Some(snapshot) = snapshot.filter(|snapshot| snapshot.live() && attempt_open(snapshot)) else { return };
+        let now = clock::tick_of(now_ns);
+        let timeout = clock::ticks(self.settings.connect_timeout);
+        let lasted = snapshot.last_tick().wrapping_sub(clock::tick_of(snapshot.cold.start_ns));
+        let lasted = if lasted > u32::MAX / 2 { 0 } else { lasted };
+        self.annotate(slot, note::TIMED_OUT);
+        if now.wrapping_sub(snapshot.last_tick()) >= timeout.saturating_add(lasted) {
+            self.bury(slot);
+        } else {
+            self.attempts.push(slot, now);
+        }
+    }
+
+    fn harvest(&mut self, now_ns: u64) {
+        if self.dead.as_ref().is_some_and(|(number, _)| self.grace.passed(*number))
+            && let Some((_, dead)) = self.dead.take()
+        {
+            for slot in dead {
+                let Some(table) = self.tables.get(slot.entry()) else { continue };
+                let tag = table.tag(slot.slot());
+                if tag & DEAD != 0 {
+                    self.ledger.harvest(table, slot.slot(), now_ns, &mut self.out);
+                }
+            }
+        }
+        if self.dead.is_none() && !self.dying.is_empty() {
+            self.dead = Some((self.grace.after_now(), std::mem::take(&mut self.dying)));
+        }
+    }
+
+    fn tend_tables(&mut self) {
+        let mut moved = Vec::new();
+        self.object.control().set_pressure(0);
+        if let Err(error) = self.tables.tend(&mut self.object, &self.grace, self.ledger.live, &mut moved) {
+            tracing::error!(%error, "cannot resize the flow table");
+        }
+        self.view.resizing.store(self.tables.resizing(), Ordering::Release);
+        let now = clock::tick_of(clock::monotonic_ns());
+        for slot in moved {
+            self.active.push(slot, now);
+            let snapshot = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot()));
+            if let Some(snapshot) = snapshot {
+                if snapshot.hot.closed_ns > 0 {
+                    self.closed.push(slot, now);
+                } else if attempt_open(&snapshot) {
+                    self.attempts.push(slot, now);
+                }
+            }
+        }
+    }
+
+    /// Walks the whole table in a quarter of the flow timeout (a minute at most): finds idle flows, and those
+    /// whose events were lost.
+    fn sweep(&mut self, now_ns: u64) {
+        let lost = self.object.kind(nm_kind::NM_KIND_EVENT_LOST) + self.lost.invalid + self.lost.buffer_full;
+        if lost > self.lost_seen {
+            self.lost_seen = lost;
+            self.sweep_all = true;
+        }
+        let slots: u64 = self.tables.each().map(|(_, table)| u64::from(table.slots())).sum();
+        let period = (self.settings.flow_timeout / 4).clamp(Duration::from_secs(1), Duration::from_secs(60));
+        let step = (slots as f64 * TICK.as_secs_f64() / period.as_secs_f64()).ceil() as u64;
+        let budget = if std::mem::take(&mut self.sweep_all) { slots } else { step };
+        for _ in 0..budget {
+            let Some(table) = self.tables.get(self.sweep_entry) else {
+                self.next_entry();
+                continue;
+            };
+            if self.sweep_at >= table.slots() {
+                self.next_entry();
+                continue;
+            }
+            let slot = SlotRef::new(self.sweep_entry, self.sweep_at);
+            self.sweep_at += 1;
+            if table.tag(slot.slot()) != 0 {
+                self.sweep_slot(slot, now_ns);
+            }
+        }
+    }
+
+    fn next_entry(&mut self) {
+        self.sweep_entry = (self.sweep_entry + 1) % crate::kernel::object::TABLE_ENTRIES;
+        self.sweep_at = 0;
+    }
+
+    fn sweep_slot(&mut self, slot: SlotRef, now_ns: u64) {
+        let Some(snapshot) = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot())) else { return };
+        let now = clock::tick_of(now_ns);
+        let flags = snapshot.cold.agent_flags;
+        if flags & (MOVED | note::DYING) != 0 {
+            return;
+        }
+        let idle = now.wrapping_sub(snapshot.last_tick());
+        let idle = if idle > u32::MAX / 2 { 0 } else { idle };
+        if !snapshot.live() || idle > clock::ticks(self.settings.flow_timeout) {
+            self.bury(slot);
+        } else if snapshot.hot.closed_ns > 0 {
+            self.look(slot, now_ns, 0);
+            self.queue_closed(slot, now);
+        } else {
+            self.look(slot, now_ns, 0);
+        }
+    }
+
+    fn stats(&self) -> KernelStats {
+        let overflow = self.object.overflow();
+        let kinds = |outcome: Outcome, kinds: &[(nm_kind, &str)]| -> Vec<KindCount> {
+            kinds
+                .iter()
+                .map(|(kind, name)| KindCount { outcome, kind: (*name).into(), packets: self.object.kind(*kind) })
+                .collect()
+        };
+        KernelStats {
+            hooks: self.hooks.counters(&self.object),
+            kinds: [kinds(Outcome::NotIp, &NOT_IP_KINDS), kinds(Outcome::Malformed, &MALFORMED_KINDS)].concat(),
+            table: TableStats {
+                entries: self.ledger.live,
+                capacity: self.settings.max_flows,
+                slots: self.tables.slots(),
+                map_bytes: self.object.map_bytes() + self.tables.bytes(),
+                overflow_packets: overflow.values().map(|(packets, _)| packets).sum(),
+                overflow_bytes: overflow.values().map(|(_, bytes)| bytes).sum(),
+                resizes: self.tables.resizes(),
+            },
+            events_processed: self.processed,
+            events_lost: EventLoss {
+                buffer_full: self.lost.buffer_full + self.object.kind(nm_kind::NM_KIND_EVENT_LOST),
+                invalid: self.lost.invalid,
+            },
+            fragments_unmatched: self.object.kind(nm_kind::NM_KIND_FRAGMENT_ORPHAN),
+            ebpf_cpu_seconds: self.object.run_time_ns().map(|ns| ns as f64 / 1e9),
+        }
+    }
+
+    fn report(&self) -> Report {
+        let mut in_table = (0, 0);
+        for (_, table) in self.tables.each() {
+            for snapshot in (0..table.slots()).filter_map(|slot| table.read(slot)) {
+                let counters = snapshot.counters();
+                in_table.0 += counters.packets();
+                in_table.1 += counters.bytes();
+            }
+        }
+        Report {
+            stats: self.stats(),
+            watched: self.hooks.watched(),
+            departed: self.ledger.departed,
+            in_table,
+            transport: self.object.transport(),
+        }
+    }
+
+    /// Detaches, waits for programs on their way, and tells the last of every flow.
+    fn finish(mut self) {
+        self.hooks.detach_all(&self.grace);
+        let number = self.grace.after_now();
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while !self.grace.passed(number) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.drain();
+        self.sweep_all = true;
+        self.tend();
+    }
+}

@@ -1,0 +1,167 @@
+//! Kernel bytes to facts. Pure: no libbpf, no clock. Whatever the bytes say, the answer is a fact or nothing.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::skeleton::types::{nm_cold, nm_event, nm_event_kind, nm_interface};
+use super::table::Snapshot;
+use crate::flow::key::{FlowKey, Protocol};
+
+/// Why the programs speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A slot was taken.
+    Opened,
+    /// First packet after the reporting interval.
+    Active,
+    /// TCP closed.
+    Ended,
+    /// A packet found no room.
+    Overflow,
+}
+
+/// One event: it names a slot, whose words are read from the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    pub stamp_ns: u64,
+    /// Slot in its table.
+    pub slot: u32,
+    /// Entry of the outer map.
+    pub table: u8,
+    /// Why.
+    pub kind: EventKind,
+}
+
+fn bytes<const N: usize>(from: &[u8], at: usize) -> Option<[u8; N]> {
+    from.get(at..at.checked_add(N)?)?.try_into().ok()
+}
+
+/// Reads one record of the event ring; `None` if it is short or of an unknown kind.
+pub fn event(record: &[u8]) -> Option<Event> {
+    use std::mem::offset_of;
+    let kind = u32::from(*record.get(offset_of!(nm_event, kind))?);
+    Some(Event {
+        stamp_ns: u64::from_ne_bytes(bytes(record, offset_of!(nm_event, stamp_ns))?),
+        slot: u32::from_ne_bytes(bytes(record, offset_of!(nm_event, slot))?),
+        table: *record.get(offset_of!(nm_event, table))?,
+        kind: match nm_event_kind(kind) {
+            nm_event_kind::NM_EVENT_OPENED => EventKind::Opened,
+            nm_event_kind::NM_EVENT_ACTIVE => EventKind::Active,
+            nm_event_kind::NM_EVENT_ENDED => EventKind::Ended,
+            nm_event_kind::NM_EVENT_OVERFLOW => EventKind::Overflow,
+            _ => return None,
+        },
+    })
+}
+
+/// The payload of a perf sample record: header (8 bytes), length (4), payload.
+pub fn perf_sample(record: &[u8]) -> Option<&[u8]> {
+    let length = u32::from_ne_bytes(bytes(record, 8)?) as usize;
+    record.get(12..12usize.checked_add(length)?)
+}
+
+/// The count of a perf "lost" record: header (8 bytes), id (8), lost (8).
+pub fn perf_lost(record: &[u8]) -> Option<u64> {
+    Some(u64::from_ne_bytes(bytes(record, 16)?))
+}
+
+fn address(raw: &[u8; 16], family: u8) -> Option<IpAddr> {
+    match family {
+        4 => Some(IpAddr::V4(Ipv4Addr::new(raw[0], raw[1], raw[2], raw[3]))),
+        6 => Some(IpAddr::V6(Ipv6Addr::from(*raw))),
+        _ => None,
+    }
+}
+
+/// The ends of a conversation, opener first; `None` if the words make no sense.
+pub fn key(cold: &nm_cold) -> Option<FlowKey> {
+    let opener = usize::from(cold.opener & 1);
+    let end = |side: usize| {
+        Some(SocketAddr::new(address(&cold.address[side], cold.family)?, u16::from_be(cold.port_be[side])))
+    };
+    Some(FlowKey { protocol: Protocol(cold.protocol), src: end(opener)?, dst: end(1 - opener)? })
+}
+
+/// A place where packets are seen: an interface and one of its hooks, packed as `ifindex << 1 | hook`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place(pub u32);
+
+impl Place {
+    /// Interface index; 0 = nowhere.
+    pub fn interface(self) -> u32 {
+        self.0 >> 1
+    }
+
+    /// Whether it is the egress hook.
+    pub fn egress(self) -> bool {
+        self.0 & 1 == 1
+    }
+}
+
+/// Where a flow was seen: by the opener's packets, by the answers, and further places of either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Who counts the opener's packets.
+    pub sent: Place,
+    /// Who counts the answers.
+    pub received: Place,
+    /// Others, of either direction; `Place(0)` where there is none.
+    pub others: [Place; 3],
+}
+
+impl Places {
+    /// From the words of a slot.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let opener = usize::from(snapshot.cold.opener & 1);
+        Self {
+            sent: Place(snapshot.hot.owner[opener]),
+            received: Place(snapshot.hot.owner[1 - opener]),
+            others: snapshot.cold.others.map(Place),
+        }
+    }
+
+    /// Interface indices in order, without repetition, 0 for none.
+    pub fn interfaces(&self) -> [u32; 5] {
+        let mut seen = [0; 5];
+        let mut count = 0;
+        for place in [self.sent, self.received, self.others[0], self.others[1], self.others[2]] {
+            let index = place.interface();
+            if index != 0 && !seen.contains(&index) {
+                seen[count] = index;
+                count += 1;
+            }
+        }
+        seen
+    }
+}
+
+/// Sum of an interface's per-CPU words; `None` if they are not of the expected size.
+pub fn interface_sum(per_cpu: &[Vec<u8>]) -> Option<nm_interface> {
+    let mut sum = nm_interface::default();
+    for cpu in per_cpu {
+        let word = |index: usize| Some(u64::from_ne_bytes(bytes(cpu, index * 8)?));
+        for hook in 0..2 {
+            sum.seen[hook] = sum.seen[hook].wrapping_add(word(hook)?);
+            for outcome in 0..6 {
+                let value = word(2 + hook * 6 + outcome)?;
+                sum.outcomes[hook][outcome] = sum.outcomes[hook][outcome].wrapping_add(value);
+            }
+        }
+        for hook in 0..2 {
+            sum.counted_bytes[hook] = sum.counted_bytes[hook].wrapping_add(word(14 + hook)?);
+        }
+        sum.link_bytes = u32::from_ne_bytes(bytes(cpu, 16 * 8)?);
+    }
+    Some(sum)
+}
+
+/// Sum over CPUs of `N` consecutive words.
+pub fn words_sum<const N: usize>(per_cpu: &[Vec<u8>]) -> Option<[u64; N]> {
+    let mut sum = [0u64; N];
+    for cpu in per_cpu {
+        for (index, total) in sum.iter_mut().enumerate() {
+            *total = total.wrapping_add(u64::from_ne_bytes(bytes(cpu, index * 8)?));
+        }
+    }
+    Some(sum)
+}

@@ -1,0 +1,329 @@
+//! The loaded BPF object: opening, load-time settings, and access to its maps and programs.
+//!
+//! What a kernel lacks is found by trying: the ring buffer gives way to the perf buffer. Errors say what
+//! was attempted and what to do.
+#![allow(unsafe_code)]
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::Ordering;
+
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{MapCore, MapFlags, OpenObject, ProgramInput};
+use thiserror::Error;
+
+use super::skeleton::types::nm_transport;
+use super::skeleton::{NetmonSkel, NetmonSkelBuilder};
+use super::table::{Table, word};
+
+/// No table (`NM_NO_TABLE`).
+pub const NO_TABLE: u32 = u32::MAX;
+/// Entry of the outer map that no packet uses: updating it waits for a grace period.
+pub const GRACE_ENTRY: u32 = 3;
+/// Entries of the outer map that tables may use.
+pub const TABLE_ENTRIES: u32 = 3;
+
+/// How events reach userspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// BPF ring buffer (5.8).
+    Ringbuf,
+    /// One perf buffer a CPU.
+    Perf,
+}
+
+impl Transport {
+    /// Name in `status` and configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ringbuf => "ringbuf",
+            Self::Perf => "perf",
+        }
+    }
+}
+
+/// Load-time settings.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `None`: ring buffer if the kernel has it.
+    pub transport: Option<Transport>,
+    /// Events that fit into the buffer.
+    pub event_buffer_events: u64,
+}
+
+/// Why the kernel side could not be set up.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The kernel refused a program or map.
+    #[error("cannot load the eBPF programs: {source}. {hint}")]
+    Load {
+        /// libbpf's error.
+        source: libbpf_rs::Error,
+        /// What to do about it.
+        hint: String,
+    },
+    /// A later step failed.
+    #[error("cannot {what}: {source}")]
+    Step {
+        /// What was attempted.
+        what: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+fn step(what: &'static str) -> impl FnOnce(libbpf_rs::Error) -> LoadError {
+    move |error| LoadError::Step { what, source: std::io::Error::other(error) }
+}
+
+/// The object, loaded. Only the collector thread holds it.
+pub struct Object {
+    /// Programs and maps.
+    pub(super) skel: NetmonSkel<'static>,
+    transport: Transport,
+}
+
+// SAFETY: libbpf objects are not tied to a thread; `Object` is moved once, into the collector thread, and is
+// never shared (it is not Sync).
+unsafe impl Send for Object {}
+
+impl Object {
+    /// Loads the programs, with an empty first table of `slots` slots.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load(options: &Options) -> Result<Self, LoadError> {
+        match options.transport {
+            Some(transport) => Self::load_with(options, transport),
+            None => Self::load_with(options, Transport::Ringbuf).or_else(|first| {
+                Self::load_with(options, Transport::Perf).map_err(|_| first)
+            }),
+        }
+    }
+
+    fn load_with(options: &Options, transport: Transport) -> Result<Self, LoadError> {
+        let refused = |source| LoadError::Load { source, hint: load_hint() };
+        // The object lives as long as the process uses it; libbpf-rs wants a place for it.
+        let place: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = NetmonSkelBuilder::default().open(place).map_err(refused)?;
+        let inner = Table::create(1).map_err(|source| LoadError::Step { what: "create a flow table", source })?;
+        open.maps.nm_tables.set_inner_map_fd(inner.fd()).map_err(step("set the inner map"))?;
+
+        let mut key = [0u8; 16];
+        std::io::Read::read_exact(
+            &mut std::fs::File::open("/dev/urandom")
+                .map_err(|source| LoadError::Step { what: "open /dev/urandom", source })?,
+            &mut key,
+        )
+        .map_err(|source| LoadError::Step { what: "read /dev/urandom", source })?;
+        if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
+            let (low, high) = key.split_at(8);
+            rodata.nm_hash_key = [low, high].map(|half| half.iter().fold(0, |n, b| n << 8 | u64::from(*b)));
+            rodata.nm_transport = match transport {
+                Transport::Ringbuf => nm_transport::NM_RINGBUF.0,
+                Transport::Perf => nm_transport::NM_PERF.0,
+            };
+        }
+        // 24 bytes an event: 16 and the record's header.
+        let ring = (options.event_buffer_events.clamp(1, 1 << 26) * 24).next_power_of_two().max(4096);
+        let ring = u32::try_from(ring).unwrap_or(1 << 31);
+        match transport {
+            Transport::Ringbuf => open.maps.nm_ring.set_max_entries(ring).map_err(step("size the ring buffer"))?,
+            // The program may not name a map that the kernel does not know: a perf array stands in.
+            Transport::Perf => {
+                let map = &mut open.maps.nm_ring;
+                map.set_type(libbpf_rs::MapType::PerfEventArray).map_err(step("replace the ring buffer"))?;
+                map.set_key_size(4).map_err(step("replace the ring buffer"))?;
+                map.set_value_size(4).map_err(step("replace the ring buffer"))?;
+            }
+        }
+        let mut skel = open.load().map_err(refused)?;
+        if let Some(bss) = skel.maps.bss_data.as_deref_mut() {
+            word(&mut bss.nm_control.previous).store(NO_TABLE, Ordering::Relaxed);
+            word(&mut bss.nm_control.sample_below).store(u32::MAX, Ordering::Relaxed);
+            word(&mut bss.nm_control.interval_ticks).store(4768, Ordering::Relaxed);
+            word(&mut bss.nm_control.wake_bytes).store(ring / 2, Ordering::Relaxed);
+        }
+        let object = Self { skel, transport };
+        object.install(GRACE_ENTRY, &inner).map_err(|source| LoadError::Step { what: "install a table", source })?;
+        Ok(object)
+    }
+
+    /// How events travel.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// The control block shared with the programs.
+    pub fn control(&mut self) -> Control<'_> {
+        Control { object: self }
+    }
+
+    /// Puts a table into an entry of the outer map. Returns after a grace period: every program that could
+    /// still see what was there before has finished (kernel commit 1ae80cf31938).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn install(&self, entry: u32, table: &Table) -> std::io::Result<()> {
+        let fd = table.fd().as_raw_fd().to_ne_bytes();
+        self.skel
+            .maps
+            .nm_tables
+            .update(&entry.to_ne_bytes(), &fd, MapFlags::ANY)
+            .map_err(std::io::Error::other)
+    }
+
+    /// Takes a table out of the outer map.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn uninstall(&self, entry: u32) -> std::io::Result<()> {
+        self.skel.maps.nm_tables.delete(&entry.to_ne_bytes()).map_err(std::io::Error::other)
+    }
+
+    /// Runs `nm_move` over `buckets` buckets of the previous table.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn move_buckets(&self, buckets: u32) -> std::io::Result<()> {
+        let packet = [0u8; 64];
+        let input = ProgramInput { data_in: Some(&packet), repeat: buckets, ..Default::default() };
+        self.skel.progs.nm_move.test_run(input).map(drop).map_err(std::io::Error::other)
+    }
+
+    /// Runs a program on a crafted frame, as if received on an interface that the agent has not named.
+    /// Returns nanoseconds a run.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn run_on_frame(&self, program: TestProgram, frame: &[u8], repeat: u32) -> std::io::Result<(i32, u32)> {
+        let input = ProgramInput { data_in: Some(frame), repeat, ..Default::default() };
+        let program = match program {
+            TestProgram::Ingress => &self.skel.progs.nm_ingress,
+            TestProgram::Egress => &self.skel.progs.nm_egress,
+            TestProgram::Empty => &self.skel.progs.nm_empty,
+        };
+        let output = program.test_run(input).map_err(std::io::Error::other)?;
+        let nanoseconds = u32::try_from(output.duration.as_nanos()).unwrap_or(u32::MAX);
+        Ok((output.return_value as i32, nanoseconds))
+    }
+
+    /// Nanoseconds that the attached programs have run, `None` while the kernel does not count
+    /// (`sysctl kernel.bpf_stats_enabled`).
+    pub fn run_time_ns(&self) -> Option<u64> {
+        let programs = [self.skel.progs.nm_ingress.as_fd(), self.skel.progs.nm_egress.as_fd()];
+        let sum = programs
+            .iter()
+            .filter_map(|fd| {
+                let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+                text.lines().find_map(|line| line.strip_prefix("run_time_ns:"))?.trim().parse::<u64>().ok()
+            })
+            .sum();
+        (sum > 0).then_some(sum)
+    }
+
+    /// Kernel memory of all maps but the tables, bytes, as the kernel accounts it (`memlock` in fdinfo).
+    pub fn map_bytes(&self) -> u64 {
+        let maps = &self.skel.maps;
+        [
+            maps.nm_tables.as_fd(),
+            maps.nm_locks.as_fd(),
+            maps.nm_interfaces.as_fd(),
+            maps.nm_fragments.as_fd(),
+            maps.nm_overflow.as_fd(),
+            maps.nm_kinds.as_fd(),
+            maps.nm_overflow_at.as_fd(),
+            maps.nm_ring.as_fd(),
+            maps.nm_perf.as_fd(),
+            maps.bss.as_fd(),
+            maps.rodata.as_fd(),
+        ]
+        .iter()
+        .map(|fd| accounted_bytes(fd.as_raw_fd()))
+        .sum()
+    }
+}
+
+/// Program to run on a crafted frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TestProgram {
+    /// `nm_ingress`
+    Ingress,
+    /// `nm_egress`
+    Egress,
+    /// `nm_empty`, which does nothing
+    Empty,
+}
+
+/// Bytes that the kernel accounts to a map; 0 when it does not tell.
+pub fn accounted_bytes(fd: i32) -> u64 {
+    std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find_map(|line| line.strip_prefix("memlock:"))?;
+            line.trim().parse().ok()
+        })
+        .unwrap_or(0)
+}
+
+fn load_hint() -> String {
+    if std::fs::exists("/sys/kernel/btf/vmlinux").unwrap_or(false) {
+        "Needed: Linux 5.10 or later and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (run as root); \
+         `--log-level debug` shows the verifier's words"
+            .into()
+    } else {
+        "This kernel has no BTF (/sys/kernel/btf/vmlinux is missing): it needs CONFIG_DEBUG_INFO_BTF=y".into()
+    }
+}
+
+/// The words shared with the programs.
+pub struct Control<'a> {
+    object: &'a mut Object,
+}
+
+macro_rules! control_words {
+    ($($name:ident, $set:ident: $doc:literal;)+) => {
+        impl Control<'_> {$(
+            #[doc = concat!("Reads ", $doc, ".")]
+            pub fn $name(&mut self) -> u32 {
+                self.cell(|control| &mut control.$name).map_or(0, |cell| cell.load(Ordering::Acquire))
+            }
+            #[doc = concat!("Sets ", $doc, ".")]
+            pub fn $set(&mut self, value: u32) {
+                if let Some(cell) = self.cell(|control| &mut control.$name) {
+                    cell.store(value, Ordering::Release);
+                }
+            }
+        )+}
+    };
+}
+
+control_words! {
+    current, set_current: "the table that takes new flows";
+    previous, set_previous: "the table that is being emptied";
+    sample_below, set_sample_below: "the sampling threshold; `u32::MAX` keeps every flow";
+    interval_ticks, set_interval_ticks: "the reporting interval";
+    move_cursor, set_move_cursor: "the bucket that `nm_move` looks at next";
+    move_failed, set_move_failed: "the number of flows that found no room when moved";
+    waking, set_waking: "whether the reader was woken";
+    pressure, set_pressure: "whether a pair of buckets is all but full";
+}
+
+impl Control<'_> {
+    fn cell(
+        &mut self,
+        pick: impl FnOnce(&mut super::skeleton::types::nm_control) -> &mut u32,
+    ) -> Option<&std::sync::atomic::AtomicU32> {
+        let bss = self.object.skel.maps.bss_data.as_deref_mut()?;
+        Some(word(pick(&mut bss.nm_control)))
+    }
+
+    /// Sets the number of buckets of an entry of the outer map.
+    pub fn set_buckets(&mut self, entry: u32, buckets: u32) {
+        if let Some(bss) = self.object.skel.maps.bss_data.as_deref_mut()
+            && let Some(cell) = bss.nm_control.buckets.get_mut(entry as usize)
+        {
+            word(cell).store(buckets, Ordering::Release);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! One flow table of the kernel, mapped into this process: the very memory that the programs write.
+//!
+//! A slot's tag decides everything (see `nm_types.h`): 0 free, else live or, with [`DEAD`], leaving. Programs
+//! alone turn 0 into a tag; the collector alone kills, clears and keeps notes. Reading is free for every
+//! thread: a torn read is told by the tag, read before and after.
+#![allow(unsafe_code)]
+
+use std::mem::{offset_of, size_of};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use libbpf_rs::{MapHandle, MapType};
+use memmap2::{MmapOptions, MmapRaw};
+
+use super::skeleton::types::{nm_bucket, nm_cold, nm_hot, nm_told};
+use crate::flow::update::Counters;
+
+/// Slots of a bucket (`NM_SLOTS`).
+pub const SLOTS: u32 = 8;
+/// Tag bit of a slot that is leaving (`NM_DEAD`).
+pub const DEAD: u64 = 1 << 63;
+/// Note of `nm_move` on a slot: its flow lives on in another (`NM_FLAG_MOVED`).
+pub const MOVED: u8 = 0x80;
+
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+const BPF_F_INNER_MAP: u32 = 1 << 12;
+
+/// One table: a BPF array of buckets, mapped.
+#[derive(Debug)]
+pub struct Table {
+    map: MapHandle,
+    memory: MmapRaw,
+    buckets: u32,
+}
+
+/// A slot as it was read: consistent in itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshot {
+    /// Tag when it was read.
+    pub tag: u64,
+    /// Counters and recency.
+    pub hot: nm_hot,
+    /// Key and what was written when the slot was taken.
+    pub cold: nm_cold,
+}
+
+impl Table {
+    /// Makes a table for at least `slots` flows.
+    ///
+    /// # Errors
+    /// When the kernel has no memory for it or does not know mappable inner maps (before 5.10).
+    pub fn create(slots: u64) -> std::io::Result<Self> {
+        let buckets = u32::try_from(slots.div_ceil(u64::from(SLOTS)).clamp(1, 1 << 24)).unwrap_or(1 << 24);
+        let options = libbpf_sys::bpf_map_create_opts {
+            sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+            map_flags: BPF_F_MMAPABLE | BPF_F_INNER_MAP,
+            ..Default::default()
+        };
+        let map = MapHandle::create(
+            MapType::Array,
+            Some("nm_table"),
+            size_of::<u32>() as u32,
+            size_of::<nm_bucket>() as u32,
+            buckets,
+            &options,
+        )
+        .map_err(std::io::Error::other)?;
+        let bytes = buckets as usize * size_of::<nm_bucket>();
+        let memory = MmapOptions::new().len(bytes).map_raw(&map.as_fd())?;
+        Ok(Self { map, memory, buckets })
+    }
+
+    /// The map, to be put into the outer map.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.map.as_fd()
+    }
+
+    /// Number of buckets.
+    pub fn buckets(&self) -> u32 {
+        self.buckets
+    }
+
+    /// Number of slots.
+    pub fn slots(&self) -> u32 {
+        self.buckets * SLOTS
+    }
+
+    /// Address of a bucket field's element `index` for a slot; `None` beyond the table.
+    fn field<T>(&self, slot: u32, offset: usize) -> Option<*mut T> {
+        let (bucket, index) = (slot / SLOTS, slot % SLOTS);
+        if bucket >= self.buckets {
+            return None;
+        }
+        let at = bucket as usize * size_of::<nm_bucket>() + offset + index as usize * size_of::<T>();
+        debug_assert!(at + size_of::<T>() <= self.memory.len());
+        // SAFETY: `at` lies within the mapping: bucket and index are in range and every offset passed
+        // here is that of an array of SLOTS elements of T in nm_bucket.
+        Some(unsafe { self.memory.as_mut_ptr().add(at) }.cast())
+    }
+
+    fn tag_cell(&self, slot: u32) -> Option<&AtomicU64> {
+        let cell = self.field::<u64>(slot, offset_of!(nm_bucket, tags))?;
+        // SAFETY: in bounds and eight-byte aligned (the mapping is page aligned, nm_bucket a multiple of 8);
+        // programs and threads access it by whole-word loads and stores only.
+        Some(unsafe { AtomicU64::from_ptr(cell) })
+    }
+
+    /// Tag of a slot; 0 beyond the table.
+    pub fn tag(&self, slot: u32) -> u64 {
+        self.tag_cell(slot).map_or(0, |cell| cell.load(Ordering::Acquire))
+    }
+
+    /// The slot as it stands, live or leaving; `None` when it is free or changed hands meanwhile.
+    pub fn read(&self, slot: u32) -> Option<Snapshot> {
+        let tag = self.tag(slot);
+        if tag == 0 {
+            return None;
+        }
+        let hot = self.field::<nm_hot>(slot, offset_of!(nm_bucket, hot))?;
+        let cold = self.field::<nm_cold>(slot, offset_of!(nm_bucket, cold))?;
+        // SAFETY: both are in bounds and aligned; the types are plain integers for which every bit pattern is
+        // valid. Programs write meanwhile: words are read whole (u64 and u32 loads), and the tag is read again.
+        let (hot, cold) = unsafe { (hot.read_volatile(), cold.read_volatile()) };
+        let again = self.tag(slot);
+        (again & !DEAD == tag & !DEAD).then_some(Snapshot { tag: again, hot, cold })
+    }
+
+    /// Marks a live slot as leaving: from now on no packet finds it. False if it was not live.
+    pub fn kill(&self, slot: u32) -> bool {
+        let Some(cell) = self.tag_cell(slot) else { return false };
+        let tag = cell.load(Ordering::Acquire);
+        if tag == 0 || tag & DEAD != 0 {
+            return false;
+        }
+        cell.store(tag | DEAD, Ordering::Release);
+        true
+    }
+
+    /// Frees a slot that has been dead for a whole grace period.
+    pub fn clear(&self, slot: u32) {
+        let fields = (
+            self.field::<nm_hot>(slot, offset_of!(nm_bucket, hot)),
+            self.field::<nm_cold>(slot, offset_of!(nm_bucket, cold)),
+            self.field::<nm_told>(slot, offset_of!(nm_bucket, told)),
+            self.tag_cell(slot),
+        );
+        if let (Some(hot), Some(cold), Some(told), Some(tag)) = fields {
+            debug_assert!(tag.load(Ordering::Relaxed) & DEAD != 0, "only a dead slot may be cleared");
+            // SAFETY: in bounds and aligned; after the grace period no program holds the slot, and the
+            // collector is the only thread that writes here.
+            unsafe {
+                hot.write(nm_hot::default());
+                cold.write(nm_cold::default());
+                told.write(nm_told::default());
+            }
+            tag.store(0, Ordering::Release);
+        }
+    }
+
+    /// What the agent has told of the flow in this slot, by side of the key.
+    pub fn told(&self, slot: u32) -> nm_told {
+        self.field::<nm_told>(slot, offset_of!(nm_bucket, told))
+            // SAFETY: in bounds and aligned; only the collector writes it.
+            .map_or_else(nm_told::default, |told| unsafe { told.read() })
+    }
+
+    /// Notes what has been told.
+    pub fn set_told(&self, slot: u32, told: nm_told) {
+        if let Some(cell) = self.field::<nm_told>(slot, offset_of!(nm_bucket, told)) {
+            // SAFETY: in bounds and aligned; only the collector writes it.
+            unsafe { cell.write(told) }
+        }
+    }
+
+    fn note_cells(&self, slot: u32) -> Option<(&AtomicU8, &AtomicU8)> {
+        let cold = self.field::<nm_cold>(slot, offset_of!(nm_bucket, cold))?.cast::<u8>();
+        // SAFETY: both offsets lie within nm_cold; single bytes that programs leave alone (nm_move runs
+        // only while the collector waits for it).
+        unsafe {
+            Some((
+                AtomicU8::from_ptr(cold.add(offset_of!(nm_cold, agent_direction))),
+                AtomicU8::from_ptr(cold.add(offset_of!(nm_cold, agent_flags))),
+            ))
+        }
+    }
+
+    /// Writes the agent's own notes of a slot.
+    pub fn set_notes(&self, slot: u32, direction: u8, flags: u8) {
+        if let Some((direction_cell, flags_cell)) = self.note_cells(slot) {
+            direction_cell.store(direction, Ordering::Relaxed);
+            flags_cell.store(flags, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds what an old slot of the same flow counted: atomically, since packets are being counted here.
+    pub fn absorb(&self, slot: u32, hot: &nm_hot, told: nm_told) {
+        let Some(cell) = self.field::<nm_hot>(slot, offset_of!(nm_bucket, hot)) else { return };
+        for side in 0..2 {
+            // SAFETY: the first 32 bytes of nm_hot are packets[2] and bytes[2], eight-byte aligned, and
+            // programs change them by atomic adds only.
+            unsafe {
+                let packets = cell.cast::<u64>().add(offset_of!(nm_hot, packets) / 8 + side);
+                let bytes = cell.cast::<u64>().add(offset_of!(nm_hot, bytes) / 8 + side);
+                AtomicU64::from_ptr(packets).fetch_add(hot.packets[side], Ordering::Relaxed);
+                AtomicU64::from_ptr(bytes).fetch_add(hot.bytes[side], Ordering::Relaxed);
+            }
+        }
+        let mut here = self.told(slot);
+        for side in 0..2 {
+            here.bytes[side] += told.bytes[side];
+            here.packets[side] = here.packets[side].wrapping_add(told.packets[side]);
+        }
+        self.set_told(slot, here);
+    }
+}
+
+impl Snapshot {
+    /// Whether packets still find this slot.
+    pub fn live(&self) -> bool {
+        self.tag & DEAD == 0
+    }
+
+    /// Counters, opener first.
+    pub fn counters(&self) -> Counters {
+        let opener = usize::from(self.cold.opener & 1);
+        Counters {
+            packets_sent: self.hot.packets[opener],
+            packets_received: self.hot.packets[1 - opener],
+            bytes_sent: self.hot.bytes[opener],
+            bytes_received: self.hot.bytes[1 - opener],
+        }
+    }
+
+    /// Tick of the last packet of either direction.
+    pub fn last_tick(&self) -> u32 {
+        let [a, b] = self.hot.seen_ticks;
+        if a.wrapping_sub(b) > u32::MAX / 2 { b } else { a }
+    }
+}
+
+/// A word of the kernel's control block.
+pub(super) fn word(cell: &mut u32) -> &AtomicU32 {
+    // SAFETY: aligned, valid as long as the borrow, and accessed by whole-word loads and stores on both sides.
+    unsafe { AtomicU32::from_ptr(cell) }
+}
