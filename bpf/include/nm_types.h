@@ -20,6 +20,7 @@ typedef __u64 u64;
 #define NM_NO_TABLE 0xffffffff	/* nm_control.previous when there is none */
 #define NM_DEAD (1ULL << 63)	/* tag bit: no packet may find this slot any more */
 #define NM_TICK_SHIFT 20
+#define NM_NEAR 256 /* interfaces that are found without hashing */
 
 enum nm_hook { NM_INGRESS, NM_EGRESS, NM_HOOKS };
 
@@ -132,7 +133,7 @@ struct nm_interface {
 	u64 outcomes[NM_HOOKS][NM_OUTCOMES];
 	u64 counted_bytes[NM_HOOKS];
 	u32 link_bytes; /* length of the link header: 14 Ethernet, 0 none; set by the agent */
-	u32 pad;
+	u32 ifindex;	/* whose entry this is; set by the agent */
 };
 
 struct nm_volume {
@@ -150,7 +151,9 @@ struct nm_control {
 	u32 move_cursor; /* next bucket of `previous` that nm_move looks at */
 	u32 move_failed; /* flows that found no room in `current` */
 	u32 wake_bytes;	 /* wake the reader when so much waits in the ring */
-	u32 pad0[5];
+	u32 bench_flows; /* benches only: so many source addresses, 0 = a new one each time */
+	u32 bench_next;
+	u32 pad0[3];
 	/* second cache line: written by programs */
 	u32 waking;   /* set when the reader was woken, cleared by it */
 	u32 pressure; /* a bucket pair is all but full */

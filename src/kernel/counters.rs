@@ -27,6 +27,9 @@ pub const MALFORMED_KINDS: [(nm_kind, &str); 9] = [
     (nm_kind::NM_KIND_UDP_LENGTH, "udp_length"),
 ];
 
+/// Interfaces that are found without hashing (`NM_NEAR`).
+const NEAR: u32 = 256;
+
 impl Object {
     /// Begins counting for an interface. `link_bytes` is the length of its link header (14 or 0). The entry 0
     /// stands for interfaces that have none.
@@ -34,27 +37,45 @@ impl Object {
     /// # Errors
     /// When the map is full (16 384 interfaces).
     pub fn add_interface(&self, index: u32, link_bytes: u32) -> std::io::Result<()> {
+        if index != 0 && self.near(index).is_some_and(|holder| holder.ifindex == 0) {
+            return self.write(&self.skel.maps.nm_near, index % NEAR, index, link_bytes);
+        }
+        self.write(&self.skel.maps.nm_interfaces, index, index, link_bytes)
+    }
+
+    fn write(&self, map: &impl MapCore, key: u32, index: u32, link_bytes: u32) -> std::io::Result<()> {
+        use std::mem::offset_of;
         let mut value = vec![0u8; size_of::<nm_interface>()];
-        let at = std::mem::offset_of!(nm_interface, link_bytes);
-        value[at..at + 4].copy_from_slice(&link_bytes.to_ne_bytes());
+        for (at, word) in [(offset_of!(nm_interface, link_bytes), link_bytes), (offset_of!(nm_interface, ifindex), index)] {
+            value[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+        }
         let cpus = libbpf_rs::num_possible_cpus().map_err(std::io::Error::other)?;
-        self.skel
-            .maps
-            .nm_interfaces
-            .update_percpu(&index.to_ne_bytes(), &vec![value; cpus], MapFlags::ANY)
-            .map_err(std::io::Error::other)
+        map.update_percpu(&key.to_ne_bytes(), &vec![value; cpus], MapFlags::ANY).map_err(std::io::Error::other)
+    }
+
+    fn near(&self, index: u32) -> Option<nm_interface> {
+        let key = (index % NEAR).to_ne_bytes();
+        decode::interface_sum(&self.skel.maps.nm_near.lookup_percpu(&key, MapFlags::ANY).ok()??)
     }
 
     /// What an interface has counted; `None` if it has no entry.
     pub fn interface(&self, index: u32) -> Option<nm_interface> {
+        if let Some(near) = self.near(index).filter(|near| index != 0 && near.ifindex == index) {
+            return Some(near);
+        }
         let per_cpu = self.skel.maps.nm_interfaces.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY).ok()??;
         decode::interface_sum(&per_cpu)
     }
 
     /// Ends counting for an interface.
     pub fn remove_interface(&self, index: u32) {
-        // Gone already is as good.
-        let _ = self.skel.maps.nm_interfaces.delete(&index.to_ne_bytes());
+        if self.near(index).is_some_and(|near| near.ifindex == index) {
+            // An array entry can't refuse a write of its own size.
+            let _ = self.write(&self.skel.maps.nm_near, index % NEAR, 0, 0);
+        } else {
+            // Gone already is as good.
+            let _ = self.skel.maps.nm_interfaces.delete(&index.to_ne_bytes());
+        }
     }
 
     /// Count of a kind since load.

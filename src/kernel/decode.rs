@@ -151,6 +151,7 @@ pub fn interface_sum(per_cpu: &[Vec<u8>]) -> Option<nm_interface> {
             sum.counted_bytes[hook] = sum.counted_bytes[hook].wrapping_add(word(14 + hook)?);
         }
         sum.link_bytes = u32::from_ne_bytes(bytes(cpu, 16 * 8)?);
+        sum.ifindex = u32::from_ne_bytes(bytes(cpu, 16 * 8 + 4)?);
     }
     Some(sum)
 }

@@ -49,6 +49,8 @@ pub struct Options {
     pub transport: Option<Transport>,
     /// Events that fit into the buffer.
     pub event_buffer_events: u64,
+    /// Load the yardsticks of `benches/packet` too.
+    pub bench: bool,
 }
 
 /// Why the kernel side could not be set up.
@@ -124,6 +126,9 @@ impl Object {
                 Transport::Perf => nm_transport::NM_PERF.0,
             };
         }
+        open.progs.nm_empty.set_autoload(options.bench);
+        open.progs.nm_bench_empty.set_autoload(options.bench);
+        open.progs.nm_bench_flows.set_autoload(options.bench);
         // 24 bytes an event: 16 and the record's header.
         let ring = (options.event_buffer_events.clamp(1, 1 << 26) * 24).next_power_of_two().max(4096);
         let ring = u32::try_from(ring).unwrap_or(1 << 31);
@@ -202,6 +207,8 @@ impl Object {
             TestProgram::Ingress => &self.skel.progs.nm_ingress,
             TestProgram::Egress => &self.skel.progs.nm_egress,
             TestProgram::Empty => &self.skel.progs.nm_empty,
+            TestProgram::BenchEmpty => &self.skel.progs.nm_bench_empty,
+            TestProgram::BenchFlows => &self.skel.progs.nm_bench_flows,
         };
         let output = program.test_run(input).map_err(std::io::Error::other)?;
         let nanoseconds = u32::try_from(output.duration.as_nanos()).unwrap_or(u32::MAX);
@@ -229,6 +236,8 @@ impl Object {
             maps.nm_tables.as_fd(),
             maps.nm_locks.as_fd(),
             maps.nm_interfaces.as_fd(),
+            maps.nm_near.as_fd(),
+            maps.nm_scratch.as_fd(),
             maps.nm_fragments.as_fd(),
             maps.nm_overflow.as_fd(),
             maps.nm_kinds.as_fd(),
@@ -251,8 +260,12 @@ pub enum TestProgram {
     Ingress,
     /// `nm_egress`
     Egress,
-    /// `nm_empty`, which does nothing
+    /// `nm_empty`, which does nothing; with [`Options::bench`] only, as the next two
     Empty,
+    /// `nm_bench_empty`: writes another source address into the frame
+    BenchEmpty,
+    /// `nm_bench_flows`: the same, and counts it
+    BenchFlows,
 }
 
 /// Bytes that the kernel accounts to a map; 0 when it does not tell.
@@ -306,6 +319,7 @@ control_words! {
     move_cursor, set_move_cursor: "the bucket that `nm_move` looks at next";
     move_failed, set_move_failed: "the number of flows that found no room when moved";
     waking, set_waking: "whether the reader was woken";
+    bench_flows, set_bench_flows: "how many flows the yardsticks spread over; 0 = a new one each time";
     pressure, set_pressure: "whether a pair of buckets is all but full";
 }
 
