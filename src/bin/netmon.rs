@@ -1,1 +1,66 @@
-fn main(){}
+//! `netmon`: the agent.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use netmon::config::cli::Arguments;
+use netmon::config::{Config, ConfigErrors, Inputs};
+use netmon::kernel::object::LoadError;
+use netmon::privilege::{self, MissingPrivilege};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    match start(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("netmon: {error:#}");
+            ExitCode::from(status_of(&error))
+        }
+    }
+}
+
+/// 1 the job failed, 2 bad configuration, 3 this system can't run it.
+fn status_of(error: &anyhow::Error) -> u8 {
+    if error.is::<ConfigErrors>() {
+        2
+    } else if error.is::<MissingPrivilege>() || error.chain().any(|cause| cause.is::<LoadError>()) {
+        3
+    } else {
+        1
+    }
+}
+
+fn start(arguments: &Arguments) -> Result<()> {
+    let loaded = Config::load(&Inputs {
+        file: arguments.config.clone(),
+        environment: std::env::vars().collect(),
+        flags: arguments.settings(),
+    })?;
+    if arguments.check_config {
+        println!("netmon: the configuration is valid");
+        return Ok(());
+    }
+    let config = loaded.config;
+    let _log = netmon::telemetry::start(&config.log)?;
+    privilege::check()?;
+    netmon::kernel::log_libbpf();
+    let workers = usize::try_from(config.performance.workers).unwrap_or(4);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name("netmon-worker")
+        .enable_all()
+        .build()
+        .context("start the worker threads")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        netmon::agent::run(config, arguments.mode, arguments.config.as_deref(), stop).await
+    })
+}

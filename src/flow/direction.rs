@@ -23,6 +23,8 @@ pub fn direction(
     let dst_home = enters_from(places.received).then(|| places.received.interface());
     let src_local = addresses.contains(&key.src.ip()) || src_home.is_some() || leaves_to(places.received);
     let dst_local = addresses.contains(&key.dst.ip())
+        // What is sent to a group by someone else has come to this host.
+        || (addresses.is_group(&key.dst.ip()) && !src_local)
         || dst_home.is_some()
         || leaves_to(places.sent)
         // Further places hold both ways' packets: one that leaves by another peer than the opener's own is on

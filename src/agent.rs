@@ -1,0 +1,318 @@
+//! The agent: wires all parts, in the order of the data, and takes them down again.
+//!
+//! Start: control socket (so that two agents never share a host's hooks), kernel side, collector, exporter, API,
+//! interfaces. Stop: interfaces, collector (detaches and tells the last), sinks, servers.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::api::status::{Accounting, InterfaceStatus, Status};
+use crate::api::{self, Source, Which};
+use crate::clock::WallClock;
+use crate::collector::{Collector, Handle, Settings};
+use crate::config::cli::Mode;
+use crate::config::{Attach, Config, Switch, TransportChoice};
+use crate::flow::present::Presenter;
+use crate::flow::update::{Batch, Flow};
+use crate::interfaces::{Event, Follower, Selection};
+use crate::kernel::attach::Method;
+use crate::kernel::object::{Object, Options, Transport};
+use crate::sink::history::{self, History};
+use crate::sink::prometheus::{Exporter, FlowMetrics, Readiness, http};
+
+/// Time that shutting down may take.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+/// Interface events that may wait.
+const INTERFACE_EVENTS: usize = 1024;
+/// Batches that a follower of flows may lag behind.
+const FOLLOW_BATCHES: usize = 256;
+
+/// What the API and the exporter see.
+struct State {
+    collector: Handle,
+    readiness: Readiness,
+    history: Mutex<History>,
+    updates: broadcast::Sender<Arc<Batch>>,
+    mode: &'static str,
+    config_file: Option<String>,
+    started: Timestamp,
+    sampling_rate: f64,
+}
+
+/// Runs until `stop` is over.
+///
+/// # Errors
+/// When a part can't start; the message says which, why and what to do.
+pub async fn run(
+    config: Config,
+    mode: Mode,
+    config_file: Option<&Path>,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
+    let kubernetes = match (mode, config.kubernetes.enabled) {
+        (Mode::Kubernetes, _) | (Mode::Auto, Switch::True) => true,
+        (Mode::Systemd, _) | (Mode::Auto, Switch::False) => false,
+        (Mode::Auto, Switch::Auto) => std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
+    };
+    let readiness = Readiness::default();
+    let socket = api::server::listen(Path::new(&config.api.socket)).await?;
+
+    let object = tokio::task::spawn_blocking({
+        let options = Options {
+            transport: match config.capture.transport {
+                TransportChoice::Auto => None,
+                TransportChoice::Ringbuf => Some(Transport::Ringbuf),
+                TransportChoice::Perf => Some(Transport::Perf),
+            },
+            event_buffer_events: config.resources.maps.event_buffer_size,
+            bench: false,
+        };
+        move || Object::load(&options)
+    })
+    .await
+    .context("load the eBPF programs")??;
+
+    let batches_waiting = (config.performance.buffer_size / config.performance.batch_size).max(2);
+    let (batches, inbox) = mpsc::channel(usize::try_from(batches_waiting).unwrap_or(usize::MAX).min(1 << 16));
+    let settings = Settings {
+        max_flows: config.max_flows(),
+        flow_timeout: config.flow.flow_timeout,
+        connect_timeout: config.flow.connect_timeout,
+        active_interval: config.flow.active_interval,
+        batch_size: usize::try_from(config.performance.batch_size).unwrap_or(1000),
+        sampling_rate: config.capture.sampling_rate,
+        method: match config.capture.attach {
+            Attach::Auto => None,
+            Attach::Tcx => Some(Method::Tcx),
+            Attach::Clsact => Some(Method::Clsact),
+        },
+    };
+    let collector = Collector::start(object, &settings, batches).context("start the collector")?;
+
+    let state = Arc::new(State {
+        collector: collector.handle(),
+        readiness: readiness.clone(),
+        history: Mutex::new(History::new(history::KEPT)),
+        updates: broadcast::Sender::new(FOLLOW_BATCHES),
+        mode: if kubernetes { "kubernetes" } else { "systemd" },
+        config_file: config_file.map(|path| path.display().to_string()),
+        started: Timestamp::now(),
+        sampling_rate: config.capture.sampling_rate,
+    });
+    let top_pairs = usize::try_from(config.export.prometheus.top_pairs).unwrap_or(1000);
+    let metrics = Arc::new(Mutex::new(FlowMetrics::new(top_pairs)));
+    let feeding = tokio::spawn(feed(inbox, Arc::clone(&metrics), Arc::clone(&state)));
+
+    let (over, ending) = watch::channel(());
+    let ended = move || {
+        let mut ending = ending.clone();
+        async move {
+            // The sender's end is what is waited for.
+            while ending.changed().await.is_ok() {}
+        }
+    };
+    let mut servers: Vec<JoinHandle<()>> = Vec::new();
+    if config.export.prometheus.enabled {
+        let address = match config.export.prometheus.address.as_str() {
+            "" if kubernetes => "0.0.0.0",
+            "" => "127.0.0.1",
+            address => address,
+        };
+        let listener = http::listen(address, config.export.prometheus.port).await?;
+        tracing::info!(address = %listener.local_addr().context("ask for the metrics port")?, "serving metrics");
+        let handle = collector.handle();
+        let exporter = Arc::new(Exporter::new(metrics, Arc::new(move || handle.stats()), "/proc"));
+        servers.push(tokio::spawn(http::serve(listener, exporter, readiness.clone(), ended())));
+    }
+    tracing::info!(socket = %config.api.socket, "serving netmon-cli");
+    servers.push(tokio::spawn(api::server::serve(socket, Arc::clone(&state), ended())));
+
+    let following = follow_interfaces(&config, &collector.handle(), &readiness)?;
+    tokio::select! {
+        () = stop => {}
+        () = watch_over(&collector) => tracing::error!("the collector has ended by itself: stopping"),
+    }
+
+    tracing::info!("stopping");
+    crate::service::stopping();
+    following.abort();
+    // The collector tells the last of every flow to the sinks, which end when it does.
+    let stopping = async {
+        let stopped = tokio::task::spawn_blocking(move || collector.stop()).await;
+        let fed = feeding.await;
+        drop(over);
+        for server in servers {
+            // Its panic has been printed.
+            let _ = server.await;
+        }
+        stopped.and(fed)
+    };
+    match tokio::time::timeout(SHUTDOWN, stopping).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "a part did not end as it should"),
+        Err(_) => tracing::warn!("some clients did not let go in time"),
+    }
+    // The socket is replaced at the next start in any case.
+    let _ = std::fs::remove_file(&config.api.socket);
+    Ok(())
+}
+
+async fn watch_over(collector: &Collector) {
+    while !collector.is_finished() {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Hands each batch to every sink. Ends with the collector.
+async fn feed(mut inbox: mpsc::Receiver<Arc<Batch>>, metrics: Arc<Mutex<FlowMetrics>>, state: Arc<State>) {
+    while let Some(batch) = inbox.recv().await {
+        metrics.lock().unwrap_or_else(PoisonError::into_inner).apply(&batch);
+        state.history.lock().unwrap_or_else(PoisonError::into_inner).apply(&batch);
+        // Nobody may be following.
+        let _ = state.updates.send(batch);
+    }
+}
+
+/// Tells the collector which interfaces come and go.
+fn follow_interfaces(config: &Config, collector: &Handle, readiness: &Readiness) -> Result<JoinHandle<()>> {
+    let attached = readiness.latch("the interfaces of this host to be found and attached");
+    let selection = Selection::new(&config.capture.interfaces, &config.capture.exclude_interfaces)
+        .context("capture.interfaces")?;
+    // The sender lives as long as the task: it is where a new selection will come from.
+    let (selector, selected) = watch::channel(Arc::new(selection));
+    let (events, mut told) = mpsc::channel(INTERFACE_EVENTS);
+    let follower = Follower::open(selected, events).context("cannot follow network interfaces (netlink)")?;
+    let collector = collector.clone();
+    Ok(tokio::spawn(async move {
+        let _selector = selector;
+        let mut running = std::pin::pin!(follower.run());
+        loop {
+            let event = tokio::select! {
+                () = &mut running => return,
+                event = told.recv() => event,
+            };
+            let Some(event) = event else { return };
+            let synced = event == Event::Synced;
+            let handle = collector.clone();
+            // Waits when the collector has a thousand commands to do.
+            let done = tokio::task::spawn_blocking(move || match event {
+                Event::Appeared(interface) | Event::Changed(interface) => handle.attach(interface),
+                Event::Gone { index, .. } => handle.detach(index),
+                Event::Addresses(addresses) => handle.set_addresses(addresses),
+                // Answered after all that was asked before.
+                Event::Synced => drop(handle.stats()),
+            });
+            if done.await.is_ok() && synced {
+                attached.release();
+                crate::service::ready("watching");
+            }
+        }
+    }))
+}
+
+fn notes(report: &crate::collector::handle::Report, sampling_rate: f64) -> Vec<String> {
+    let mut notes = Vec::new();
+    let failed = report.watched.iter().filter(|watched| watched.attached.is_err()).count();
+    if failed > 0 {
+        notes.push(format!("{failed} interfaces are not watched: see the table below"));
+    }
+    if report.watched.is_empty() {
+        notes.push("no interface is watched: none is up, or capture.interfaces matches none".into());
+    }
+    if report.watched.iter().any(|watched| watched.attached == Ok(Method::Clsact)) {
+        notes.push(
+            "attached by clsact: packets that another program at priority 1 redirects or drops are not seen".into(),
+        );
+    }
+    if report.transport == Transport::Perf {
+        notes.push("events travel by perf buffers: the kernel has no ring buffer, or capture.transport asks for it".into());
+    }
+    if sampling_rate < 1.0 {
+        notes.push(format!("capture.sampling_rate keeps {sampling_rate} of all flows"));
+    }
+    if report.stats.events_lost.buffer_full > 0 {
+        notes.push(
+            "events were lost for want of room (resources.maps.event_buffer_size); no packet count is wrong for it".into(),
+        );
+    }
+    if report.stats.table.overflow_packets > 0 {
+        notes.push(format!(
+            "{} packets found no room in the flow table and are counted by protocol only (flow.max_flows)",
+            report.stats.table.overflow_packets
+        ));
+    }
+    notes
+}
+
+impl Source for State {
+    fn status(&self) -> Status {
+        let uname = rustix::system::uname();
+        let report = self.collector.report();
+        let interfaces = report.iter().flat_map(|report| &report.watched).map(|watched| InterfaceStatus {
+            name: watched.name.clone(),
+            index: watched.index,
+            attach: watched.attached.as_ref().map_or("failed", |method| method.name()).into(),
+            error: watched.attached.as_ref().err().cloned(),
+        });
+        let stats = report.as_ref().map(|report| report.stats.clone()).unwrap_or_default();
+        let held = report.as_ref().map_or((0, 0), |report| {
+            (report.departed.packets + report.in_table.0, report.departed.bytes + report.in_table.1)
+        });
+        let mut notes = report.as_ref().map_or_else(
+            || vec!["the collector does not answer".into()],
+            |report| notes(report, self.sampling_rate),
+        );
+        notes.push("loopback traffic is not watched unless `lo` is named in capture.interfaces".into());
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            mode: self.mode.into(),
+            started: self.started,
+            uptime_seconds: u64::try_from(Timestamp::now().duration_since(self.started).as_secs()).unwrap_or(0),
+            kernel: format!("{} {}", uname.release().to_string_lossy(), uname.machine().to_string_lossy()),
+            config_file: self.config_file.clone(),
+            ready: self.readiness.waiting_for().is_empty(),
+            waiting_for: self.readiness.waiting_for(),
+            transport: report.as_ref().map_or("none", |report| report.transport.name()).into(),
+            sampling_rate: self.sampling_rate,
+            interfaces: interfaces.collect(),
+            accounting: Accounting::of(&stats, held),
+            kernel_stats: stats,
+            notes,
+        }
+    }
+
+    fn visit(&self, which: Which, visit: &mut dyn FnMut(&Flow) -> ControlFlow<()>) {
+        let mut over = false;
+        self.collector.view().visit(&mut |flow| {
+            let flow = visit(flow);
+            over = flow.is_break();
+            flow
+        });
+        if which == Which::All && !over {
+            // Copied, so that sinks don't wait for a slow reader.
+            let ended: Vec<Flow> =
+                self.history.lock().unwrap_or_else(PoisonError::into_inner).newest_first().copied().collect();
+            let _ = ended.iter().try_for_each(visit);
+        }
+    }
+
+    fn presenter(&self) -> Presenter {
+        Presenter {
+            clock: WallClock::now(),
+            interfaces: self.collector.interface_names(),
+            sampling_rate: self.sampling_rate,
+        }
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Arc<Batch>> {
+        self.updates.subscribe()
+    }
+}

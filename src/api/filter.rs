@@ -1,0 +1,255 @@
+//! Which flows a dump shows. One definition for the server and for `netmon-cli`: as query pairs over the wire, as
+//! flags on the command line.
+
+use std::net::IpAddr;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::flow::key::Protocol;
+use crate::flow::record::{FlowRecord, Reason, Status};
+use crate::flow::update::Flow;
+
+/// Order of a dump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
+    /// Heaviest first.
+    Bytes,
+    /// Most packets first.
+    Packets,
+    /// Newest first.
+    Start,
+    /// Longest first.
+    Duration,
+}
+
+/// A network, `10.0.0.0/8` or `fd00::/8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Cidr {
+    fn parse(text: &str) -> Option<Self> {
+        let (address, bits) = text.split_once('/')?;
+        let (address, bits): (IpAddr, u8) = (address.parse().ok()?, bits.parse().ok()?);
+        (bits <= if address.is_ipv4() { 32 } else { 128 }).then_some(Self { address, bits })
+    }
+
+    fn contains(&self, other: IpAddr) -> bool {
+        let number = |ip: IpAddr| match ip {
+            IpAddr::V4(v4) => (u128::from(u32::from(v4)) << 96, true),
+            IpAddr::V6(v6) => (u128::from(v6), false),
+        };
+        let ((own, own_v4), (ip, v4)) = (number(self.address), number(other));
+        let mask = if self.bits == 0 { 0 } else { u128::MAX << (128 - u32::from(self.bits)) };
+        own_v4 == v4 && own & mask == ip & mask
+    }
+}
+
+/// A filter; an empty one shows all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filter {
+    /// IP protocol.
+    pub protocol: Option<Protocol>,
+    /// Either end's address.
+    pub ip: Option<IpAddr>,
+    /// Either end's network.
+    pub cidr: Option<Cidr>,
+    /// Either end's port.
+    pub port: Option<u16>,
+    /// Status.
+    pub status: Option<Status>,
+    /// Reason of failure.
+    pub reason: Option<Reason>,
+    /// An interface that saw it.
+    pub interface: Option<String>,
+    /// Last packet at this time or later.
+    pub since: Option<Timestamp>,
+    /// Either end's namespace and pod.
+    pub pod: Option<(String, String)>,
+    /// Either end's Kubernetes namespace.
+    pub namespace: Option<String>,
+    /// Either end's workload.
+    pub workload: Option<String>,
+    /// Either end's service.
+    pub service: Option<String>,
+    /// Either end's systemd unit.
+    pub unit: Option<String>,
+    /// Application protocol.
+    pub app: Option<String>,
+    /// At most so many.
+    pub limit: Option<usize>,
+    /// Order; without it as they come.
+    pub sort: Option<Sort>,
+}
+
+/// A parameter that is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name}: `{value}` is not accepted; accepted: {accepted}")]
+pub struct BadParameter {
+    /// Name.
+    pub name: String,
+    /// What was given.
+    pub value: String,
+    /// What is accepted.
+    pub accepted: &'static str,
+}
+
+/// Every parameter: name, and what is accepted.
+pub const PARAMETERS: &[(&str, &str)] = &[
+    ("protocol", "a protocol name like tcp, udp, icmp, or a number"),
+    ("ip", "an IP address"),
+    ("cidr", "a network like 10.0.0.0/8"),
+    ("port", "a port from 0 to 65535"),
+    ("status", "active, ok or failed"),
+    ("reason", "refused, reset, timeout, unreachable or prohibited"),
+    ("interface", "an interface name"),
+    ("since", "an age like 5m or 1h, or a time like 2026-11-23T08:00:00Z"),
+    ("pod", "namespace/name"),
+    ("namespace", "a Kubernetes namespace"),
+    ("workload", "a workload name"),
+    ("service", "a service name"),
+    ("unit", "a systemd unit"),
+    ("app", "an application protocol"),
+    ("limit", "a number of flows"),
+    ("sort", "bytes, packets, start or duration"),
+];
+
+fn named<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, text: &str) -> Option<T> {
+    all.iter().copied().find(|item| name(*item) == text)
+}
+
+fn since(text: &str, now: Timestamp) -> Option<Timestamp> {
+    text.parse().ok().or_else(|| {
+        let age: SignedDuration = text.parse().ok()?;
+        (!age.is_negative()).then(|| now.checked_sub(age).ok())?
+    })
+}
+
+impl Filter {
+    /// Takes one parameter. `now` is what ages are counted from.
+    ///
+    /// # Errors
+    /// Names the parameter, the value and what is accepted.
+    pub fn set(&mut self, name: &str, value: &str, now: Timestamp) -> Result<(), BadParameter> {
+        let text = || Some(value.to_owned()).filter(|text| !text.is_empty());
+        let done = match name {
+            "protocol" => Protocol::parse(value).map(|v| self.protocol = Some(v)),
+            "ip" => value.parse().ok().map(|v| self.ip = Some(v)),
+            "cidr" => Cidr::parse(value).map(|v| self.cidr = Some(v)),
+            "port" => value.parse().ok().map(|v| self.port = Some(v)),
+            "status" => named(Status::ALL, Status::name, value).map(|v| self.status = Some(v)),
+            "reason" => named(Reason::ALL, Reason::name, value).map(|v| self.reason = Some(v)),
+            "interface" => text().map(|v| self.interface = Some(v)),
+            "since" => since(value, now).map(|v| self.since = Some(v)),
+            "pod" => value
+                .split_once('/')
+                .filter(|(namespace, pod)| !namespace.is_empty() && !pod.is_empty())
+                .map(|(namespace, pod)| self.pod = Some((namespace.into(), pod.into()))),
+            "namespace" => text().map(|v| self.namespace = Some(v)),
+            "workload" => text().map(|v| self.workload = Some(v)),
+            "service" => text().map(|v| self.service = Some(v)),
+            "unit" => text().map(|v| self.unit = Some(v)),
+            "app" => text().map(|v| self.app = Some(v)),
+            "limit" => value.parse().ok().map(|v| self.limit = Some(v)),
+            "sort" => match value {
+                "bytes" => Some(Sort::Bytes),
+                "packets" => Some(Sort::Packets),
+                "start" => Some(Sort::Start),
+                "duration" => Some(Sort::Duration),
+                _ => None,
+            }
+            .map(|v| self.sort = Some(v)),
+            _ => None,
+        };
+        let known = PARAMETERS.iter().find(|(known, _)| *known == name);
+        done.ok_or_else(|| BadParameter {
+            name: name.into(),
+            value: value.into(),
+            accepted: known.map_or("no such parameter", |(_, accepted)| accepted),
+        })
+    }
+
+    /// Whether a flow may match: the cheap part, before a record is made.
+    pub fn may_match(&self, flow: &Flow) -> bool {
+        let (src, dst) = (flow.key.src, flow.key.dst);
+        self.protocol.is_none_or(|protocol| flow.key.protocol == protocol)
+            && self.ip.is_none_or(|ip| src.ip() == ip || dst.ip() == ip)
+            && self.cidr.is_none_or(|net| net.contains(src.ip()) || net.contains(dst.ip()))
+            && self.port.is_none_or(|port| src.port() == port || dst.port() == port)
+            && self.status.is_none_or(|status| flow.status == status)
+            && self.reason.is_none_or(|reason| flow.reason == Some(reason))
+    }
+
+    /// Whether a record matches, once [`Self::may_match`] has let its flow through.
+    pub fn matches(&self, record: &FlowRecord) -> bool {
+        let either = |wanted: &Option<String>, get: fn(&crate::flow::record::Endpoint) -> &Option<String>| {
+            wanted.is_none() || get(&record.src) == wanted || get(&record.dst) == wanted
+        };
+        let in_pod = |end: &crate::flow::record::Endpoint, (namespace, pod): &(String, String)| {
+            end.namespace.as_ref() == Some(namespace) && end.pod.as_ref() == Some(pod)
+        };
+        self.interface.as_ref().is_none_or(|name| record.interfaces.contains(name))
+            && self.since.is_none_or(|since| record.end_time >= since)
+            && self.pod.as_ref().is_none_or(|pod| in_pod(&record.src, pod) || in_pod(&record.dst, pod))
+            && either(&self.namespace, |end| &end.namespace)
+            && either(&self.workload, |end| &end.workload)
+            && either(&self.service, |end| &end.service)
+            && either(&self.unit, |end| &end.unit)
+            && self.app.as_ref().is_none_or(|app| record.app_protocol.as_ref() == Some(app))
+    }
+
+    /// What a flow is sorted by, largest first; 0 without an order.
+    pub fn rank(&self, flow: &Flow) -> u64 {
+        match self.sort {
+            Some(Sort::Bytes) => flow.total.bytes(),
+            Some(Sort::Packets) => flow.total.packets(),
+            Some(Sort::Start) => flow.start_ns,
+            Some(Sort::Duration) => flow.end_ns.saturating_sub(flow.start_ns),
+            None => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_parameter_takes_what_it_says_and_refuses_the_rest() {
+        let good = [
+            ("protocol", "tcp"), ("ip", "fd00::1"), ("cidr", "10.0.0.0/8"), ("port", "443"), ("status", "failed"),
+            ("reason", "refused"), ("interface", "eth0"), ("since", "5m"), ("since", "2026-11-23T08:00:00Z"),
+            ("pod", "shop/cart"), ("limit", "10"), ("sort", "bytes"), ("app", "tls"),
+        ];
+        for (name, value) in good {
+            Filter::default().set(name, value, Timestamp::UNIX_EPOCH).unwrap();
+        }
+        for (name, value) in [("protocol", "carrier-pigeon"), ("ip", "10.0.0"), ("cidr", "10.0.0.0/33"), ("port", "70000"), ("since", "-5m"), ("sort", "colour"), ("colour", "red")] {
+            let error = Filter::default().set(name, value, Timestamp::UNIX_EPOCH).unwrap_err();
+            assert_eq!((error.name.as_str(), error.value.as_str()), (name, value));
+        }
+    }
+
+    #[test]
+    fn networks_hold_their_addresses_only() {
+        let net = Cidr::parse("10.1.0.0/16").unwrap();
+        assert!(net.contains("10.1.255.1".parse().unwrap()) && !net.contains("10.2.0.1".parse().unwrap()));
+        assert!(!net.contains("a01::1".parse().unwrap()));
+        assert!(Cidr::parse("::/0").unwrap().contains("fd00::1".parse().unwrap()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_parameter_makes_it_panic(name in "[a-z]{0,10}", value in ".{0,30}") {
+            let _ = Filter::default().set(&name, &value, Timestamp::UNIX_EPOCH);
+            for (known, _) in PARAMETERS {
+                let _ = Filter::default().set(known, &value, Timestamp::UNIX_EPOCH);
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The control API: HTTP/1.1 over a unix socket, answered by [`server`], asked by `netmon-cli`.
+//!
+//! `GET /v1/status`, `GET /v1/flows` (one JSON record a line, streamed; `follow=true` goes on), `GET /v1/stats/flows`.
+//! Errors are `{"error": "..."}` with a 4xx status. Knows flows only through [`source::Source`].
+
+pub mod filter;
+pub mod server;
+pub mod source;
+pub mod status;
+
+pub use filter::Filter;
+pub use source::{Source, Which};

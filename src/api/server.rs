@@ -1,0 +1,309 @@
+//! Serving the control socket.
+
+use std::collections::BinaryHeap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::ops::ControlFlow;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use futures_util::Stream;
+use jiff::Timestamp;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, broadcast, mpsc};
+use warp::Filter as _;
+use warp::http::{Response, StatusCode};
+use warp::hyper::body::Bytes;
+
+use super::filter::Filter;
+use super::source::{Source, Which};
+use super::status::FlowTally;
+use crate::flow::update::Flow;
+
+/// Chunks of a dump that may wait for a slow client.
+const CHUNKS: usize = 16;
+/// Bytes of a chunk, about.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// Dumps at once; more are turned away.
+const DUMPS: usize = 16;
+/// Flows that a sorted dump keeps at most.
+const SORTED: usize = 100_000;
+
+/// Opens the socket: mode 0660, in place of one that nobody listens on any more.
+///
+/// # Errors
+/// When another agent listens, or the path can't be used.
+pub async fn listen(path: &Path) -> Result<UnixListener> {
+    let shown = path.display();
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    if UnixStream::connect(path).await.is_ok() {
+        bail!("another netmon answers on {shown}; stop it, or give this one its own api.socket");
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) => {
+            use std::os::unix::fs::FileTypeExt;
+            if !metadata.file_type().is_socket() {
+                bail!("{shown} is in the way and is no socket; remove it or set api.socket");
+            }
+            std::fs::remove_file(path).with_context(|| format!("cannot replace the stale socket {shown}"))?;
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot look at {shown}")),
+    }
+    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {shown}"))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+        .with_context(|| format!("cannot set the mode of {shown}"))?;
+    Ok(listener)
+}
+
+type Body = Pin<Box<dyn Stream<Item = Result<Bytes, Infallible>> + Send + Sync>>;
+
+fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
+    let bytes = serde_json::to_vec(value).unwrap_or_default();
+    let body = futures_util::stream::once(std::future::ready(Ok(Bytes::from(bytes))));
+    answer(status, "application/json", Box::pin(body))
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(warp::http::header::CONTENT_TYPE, warp::http::HeaderValue::from_static(kind));
+    response
+}
+
+fn error(status: StatusCode, message: &str) -> Response<Body> {
+    json(status, &serde_json::json!({ "error": message }))
+}
+
+struct Reply(Response<Body>);
+
+impl warp::Reply for Reply {
+    fn into_response(self) -> warp::reply::Response {
+        self.0.map(|body| warp::reply::stream(body).into_response().into_body())
+    }
+}
+
+/// What a dump was asked for.
+struct Request {
+    filter: Filter,
+    which: Which,
+    follow: bool,
+}
+
+fn parse(pairs: &[(String, String)]) -> Result<Request, super::filter::BadParameter> {
+    let mut request = Request { filter: Filter::default(), which: Which::Live, follow: false };
+    let now = Timestamp::now();
+    for (name, value) in pairs {
+        let flag = || {
+            value.parse::<bool>().map_err(|_| super::filter::BadParameter {
+                name: name.clone(),
+                value: value.clone(),
+                accepted: "true or false",
+            })
+        };
+        match name.as_str() {
+            "follow" => request.follow = flag()?,
+            "ended" => request.which = if flag()? { Which::All } else { Which::Live },
+            _ => request.filter.set(name, value, now)?,
+        }
+    }
+    Ok(request)
+}
+
+/// Serves until `until` is over.
+pub async fn serve<S: Source>(listener: UnixListener, source: Arc<S>, until: impl Future<Output = ()> + Send + 'static) {
+    let (over, _) = broadcast::channel::<()>(1);
+    let slots = Arc::new(Semaphore::new(DUMPS));
+    let given = {
+        let source = Arc::clone(&source);
+        warp::any().map(move || Arc::clone(&source))
+    };
+    let status = warp::path!("v1" / "status").and(given.clone()).then(|source: Arc<S>| async move {
+        match tokio::task::spawn_blocking(move || source.status()).await {
+            Ok(status) => Reply(json(StatusCode::OK, &status)),
+            Err(failure) => Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())),
+        }
+    });
+    let stats = warp::path!("v1" / "stats" / "flows").and(given.clone()).then(|source: Arc<S>| async move {
+        let tally = tokio::task::spawn_blocking(move || {
+            let mut tally = FlowTally::default();
+            source.visit(Which::Live, &mut |flow| {
+                tally.add(flow);
+                ControlFlow::Continue(())
+            });
+            tally.finish(source.status().kernel_stats.table.map_bytes)
+        });
+        match tally.await {
+            Ok(stats) => Reply(json(StatusCode::OK, &stats)),
+            Err(failure) => Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())),
+        }
+    });
+    let ending = over.clone();
+    let flows = warp::path!("v1" / "flows").and(warp::query::<Vec<(String, String)>>()).and(given).then(
+        move |pairs: Vec<(String, String)>, source: Arc<S>| {
+            let (slots, ending) = (Arc::clone(&slots), ending.subscribe());
+            async move {
+                let request = match parse(&pairs) {
+                    Ok(request) => request,
+                    Err(bad) => return Reply(error(StatusCode::BAD_REQUEST, &bad.to_string())),
+                };
+                let Ok(slot) = slots.try_acquire_owned() else {
+                    return Reply(error(StatusCode::SERVICE_UNAVAILABLE, "too many dumps at once; try again"));
+                };
+                let (chunks, body) = mpsc::channel(CHUNKS);
+                let updates = request.follow.then(|| source.subscribe());
+                tokio::spawn(async move {
+                    let _slot = slot;
+                    dump(source, request, chunks, updates, ending).await;
+                });
+                let body = futures_util::stream::unfold(body, |mut body| async move {
+                    body.recv().await.map(|chunk| (Ok(chunk), body))
+                });
+                Reply(answer(StatusCode::OK, "application/x-ndjson", Box::pin(body)))
+            }
+        },
+    );
+    let unknown = warp::any().map(|| {
+        Reply(error(StatusCode::NOT_FOUND, "there are /v1/status, /v1/flows and /v1/stats/flows"))
+    });
+    let routes = warp::get().and(status.or(stats).unify().or(flows).unify().or(unknown).unify());
+    let stop = async move {
+        until.await;
+        // Streams that follow end too. Nobody may be following.
+        let _ = over.send(());
+    };
+    warp::serve(routes).incoming(listener).graceful(stop).run().await;
+}
+
+/// A flow by its rank, for the heap of a sorted dump.
+struct Ranked(u64, Flow);
+
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+impl Eq for Ranked {}
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Ranked {
+    // Least rank on top, so that it is the one to go.
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        other.0.cmp(&self.0)
+    }
+}
+
+struct Lines {
+    chunks: mpsc::Sender<Bytes>,
+    text: Vec<u8>,
+    left: usize,
+}
+
+impl Lines {
+    /// Adds a line; breaks when the client is gone or has enough.
+    fn put(&mut self, value: &impl serde::Serialize) -> ControlFlow<()> {
+        if self.left == 0 {
+            return ControlFlow::Break(());
+        }
+        self.left -= 1;
+        if serde_json::to_writer(&mut self.text, value).is_ok() {
+            self.text.push(b'\n');
+        }
+        if self.text.len() >= CHUNK_BYTES { self.flush() } else { ControlFlow::Continue(()) }
+    }
+
+    fn flush(&mut self) -> ControlFlow<()> {
+        if self.text.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        let chunk = Bytes::from(std::mem::replace(&mut self.text, Vec::with_capacity(CHUNK_BYTES + 2048)));
+        if self.chunks.blocking_send(chunk).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+}
+
+async fn dump<S: Source>(
+    source: Arc<S>,
+    request: Request,
+    chunks: mpsc::Sender<Bytes>,
+    updates: Option<broadcast::Receiver<Arc<crate::flow::update::Batch>>>,
+    mut ending: broadcast::Receiver<()>,
+) {
+    let Request { filter, which, .. } = request;
+    let filter = Arc::new(filter);
+    let lines = Lines { chunks: chunks.clone(), text: Vec::new(), left: filter.limit.unwrap_or(usize::MAX) };
+    let (now_source, now_filter) = (Arc::clone(&source), Arc::clone(&filter));
+    let printed = tokio::task::spawn_blocking(move || print_all(&*now_source, &now_filter, which, lines)).await;
+    let (Some(mut updates), Ok(Some(mut left))) = (updates, printed) else { return };
+    loop {
+        let batch = tokio::select! {
+            batch = updates.recv() => batch,
+            _ = ending.recv() => return,
+            () = chunks.closed() => return,
+        };
+        let mut text = Vec::new();
+        match batch {
+            Ok(batch) => {
+                let presenter = source.presenter();
+                for update in batch.updates.iter().filter(|update| filter.may_match(&update.flow)) {
+                    let record = presenter.record(&update.flow);
+                    if left > 0 && filter.matches(&record) && serde_json::to_writer(&mut text, &record).is_ok() {
+                        text.push(b'\n');
+                        left -= 1;
+                    }
+                }
+            }
+            Err(broadcast::error::RecvError::Lagged(lost)) => {
+                text.extend(format!("{{\"lost_batches\":{lost}}}\n").into_bytes());
+            }
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+        if (!text.is_empty() && chunks.send(text.into()).await.is_err()) || left == 0 {
+            return;
+        }
+    }
+}
+
+/// Prints what is there; returns how many more may be printed, `None` when the client is gone.
+fn print_all<S: Source>(source: &S, filter: &Filter, which: Which, mut lines: Lines) -> Option<usize> {
+    let presenter = source.presenter();
+    let mut gone = ControlFlow::Continue(());
+    if filter.sort.is_some() {
+        let keep = lines.left.min(SORTED);
+        let mut heap = BinaryHeap::new();
+        source.visit(which, &mut |flow| {
+            if filter.may_match(flow) && filter.matches(&presenter.record(flow)) {
+                heap.push(Ranked(filter.rank(flow), *flow));
+                if heap.len() > keep {
+                    heap.pop();
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        for Ranked(_, flow) in heap.into_sorted_vec() {
+            gone = lines.put(&presenter.record(&flow));
+            if gone.is_break() {
+                break;
+            }
+        }
+    } else {
+        source.visit(which, &mut |flow| {
+            if filter.may_match(flow) {
+                let record = presenter.record(flow);
+                if filter.matches(&record) {
+                    gone = lines.put(&record);
+                }
+            }
+            gone
+        });
+    }
+    let flushed = lines.flush();
+    (flushed.is_continue() && (gone.is_continue() || lines.left == 0)).then_some(lines.left)
+}

@@ -1,0 +1,31 @@
+//! What the API asks the agent for.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
+
+use super::status::Status;
+use crate::flow::present::Presenter;
+use crate::flow::update::{Batch, Flow};
+
+/// Which flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those in the table.
+    Live,
+    /// Those in the table, then those that have ended lately, newest first.
+    All,
+}
+
+/// The agent, seen from the API.
+pub trait Source: Send + Sync + 'static {
+    /// The agent's state. Blocking.
+    fn status(&self) -> Status;
+    /// Calls `visit` for each flow. Blocking.
+    fn visit(&self, which: Which, visit: &mut dyn FnMut(&Flow) -> ControlFlow<()>);
+    /// Turns flows into records.
+    fn presenter(&self) -> Presenter;
+    /// Updates from now on.
+    fn subscribe(&self) -> broadcast::Receiver<Arc<Batch>>;
+}

@@ -1,0 +1,154 @@
+//! The command line of `netmon-cli`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// How answers are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// One JSON document.
+    Json,
+    /// One JSON document a line.
+    Ndjson,
+}
+
+/// Talks to the running netmon agent.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "netmon-cli", version, about)]
+pub struct Arguments {
+    /// Control socket of the agent
+    #[arg(long, global = true, env = "NETMON_SOCKET", default_value = "/run/netmon/netmon.sock", value_name = "PATH")]
+    pub socket: PathBuf,
+    /// How answers are shown
+    #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Commands.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// The agent: interfaces and how each is attached, table fill, losses, the books
+    Status,
+    /// The flow table
+    #[command(subcommand)]
+    Flows(Flows),
+    /// Counts
+    #[command(subcommand)]
+    Stats(Stats),
+}
+
+/// `flows ...`
+#[derive(Clone, Debug, Subcommand)]
+pub enum Flows {
+    /// Shows flows
+    #[command(alias = "list")]
+    Dump(Box<Dump>),
+}
+
+/// `stats ...`
+#[derive(Clone, Debug, Subcommand)]
+pub enum Stats {
+    /// Flows by protocol, state and direction; top talkers; memory per flow
+    Flows,
+}
+
+/// Filters of a dump. All that are given must match.
+#[derive(Clone, Debug, Args)]
+pub struct Dump {
+    /// tcp, udp, icmp, ... or a protocol number
+    #[arg(long)]
+    pub protocol: Option<String>,
+    /// Either end's address
+    #[arg(long)]
+    pub ip: Option<String>,
+    /// Either end's network
+    #[arg(long)]
+    pub cidr: Option<String>,
+    /// Either end's port
+    #[arg(long)]
+    pub port: Option<String>,
+    /// Either end's pod, as namespace/name
+    #[arg(long)]
+    pub pod: Option<String>,
+    /// Either end's Kubernetes namespace
+    #[arg(long)]
+    pub namespace: Option<String>,
+    /// Either end's workload
+    #[arg(long)]
+    pub workload: Option<String>,
+    /// Either end's service
+    #[arg(long)]
+    pub service: Option<String>,
+    /// Either end's systemd unit
+    #[arg(long)]
+    pub unit: Option<String>,
+    /// active, ok or failed
+    #[arg(long)]
+    pub status: Option<String>,
+    /// refused, reset, timeout, unreachable or prohibited
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Application protocol
+    #[arg(long)]
+    pub app: Option<String>,
+    /// An interface that saw it
+    #[arg(long)]
+    pub interface: Option<String>,
+    /// Last packet no older than this (5m, 1h), or not before this time
+    #[arg(long)]
+    pub since: Option<String>,
+    /// At most so many flows
+    #[arg(long)]
+    pub limit: Option<usize>,
+    /// bytes, packets, start or duration; largest first
+    #[arg(long)]
+    pub sort: Option<String>,
+    /// Flows that have ended lately, too
+    #[arg(long)]
+    pub ended: bool,
+    /// Go on with each update
+    #[arg(long, short)]
+    pub follow: bool,
+}
+
+impl Dump {
+    /// As query pairs.
+    pub fn query(&self) -> Vec<(String, String)> {
+        let texts = [
+            ("protocol", &self.protocol),
+            ("ip", &self.ip),
+            ("cidr", &self.cidr),
+            ("port", &self.port),
+            ("pod", &self.pod),
+            ("namespace", &self.namespace),
+            ("workload", &self.workload),
+            ("service", &self.service),
+            ("unit", &self.unit),
+            ("status", &self.status),
+            ("reason", &self.reason),
+            ("app", &self.app),
+            ("interface", &self.interface),
+            ("since", &self.since),
+            ("sort", &self.sort),
+        ];
+        let mut query: Vec<(String, String)> =
+            texts.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value).clone()?))).collect();
+        if let Some(limit) = self.limit {
+            query.push(("limit".into(), limit.to_string()));
+        }
+        // A failed flow ends soon after it has failed: whoever asks for one means those as well.
+        if self.ended || self.status.as_deref().is_some_and(|s| s != "active") || self.reason.is_some() {
+            query.push(("ended".into(), "true".into()));
+        }
+        if self.follow {
+            query.push(("follow".into(), "true".into()));
+        }
+        query
+    }
+}

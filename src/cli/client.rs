@@ -1,0 +1,134 @@
+//! HTTP over the control socket.
+
+use std::fmt::Write as _;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+/// The agent did not accept what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(String);
+
+/// Asks one agent.
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// A body, line by line.
+pub struct Lines {
+    body: Incoming,
+    rest: Vec<u8>,
+    searched: usize,
+}
+
+/// Percent-encodes all but the unreserved characters (RFC 3986 2.3).
+fn encode(text: &str, into: &mut String) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            into.push(char::from(byte));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(into, "%{byte:02X}");
+        }
+    }
+}
+
+fn unreachable(error: &std::io::Error, socket: &Path) -> anyhow::Error {
+    let shown = socket.display();
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => anyhow!(
+            "no netmon agent answers on {shown}; start one (`sudo netmon`), or name its socket with --socket or NETMON_SOCKET"
+        ),
+        ErrorKind::PermissionDenied => anyhow!(
+            "not allowed to talk to {shown}; use sudo, or become a member of the group that owns the socket (netmon)"
+        ),
+        _ => anyhow!("cannot connect to {shown}: {error}"),
+    }
+}
+
+impl Client {
+    /// For the agent behind this socket.
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    async fn ask(&self, path: &str, query: &[(String, String)]) -> Result<Response<Incoming>> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| unreachable(&error, &self.socket))?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("greet the agent")?;
+        // Its end is seen as the end of the body.
+        tokio::spawn(connection);
+        let mut uri = path.to_owned();
+        for (number, (name, value)) in query.iter().enumerate() {
+            uri.push(if number == 0 { '?' } else { '&' });
+            encode(name, &mut uri);
+            uri.push('=');
+            encode(value, &mut uri);
+        }
+        let request = Request::get(uri).header("host", "netmon").body(Empty::<Bytes>::new()).context("ask the agent")?;
+        let response = sender.send_request(request).await.context("ask the agent")?;
+        if response.status() == StatusCode::OK {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = response.into_body().collect().await.context("read the agent's refusal")?.to_bytes();
+        let message = serde_json::from_slice::<serde_json::Value>(&body)
+            .ok()
+            .and_then(|value| Some(value.get("error")?.as_str()?.to_owned()))
+            .unwrap_or_else(|| format!("the agent answered {status}"));
+        if status == StatusCode::BAD_REQUEST { Err(Refused(message).into()) } else { Err(anyhow!(message)) }
+    }
+
+    /// One answer.
+    ///
+    /// # Errors
+    /// When nobody answers, or not what was expected.
+    pub async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let body = self.ask(path, &[]).await?.into_body().collect().await.context("read the answer")?;
+        serde_json::from_slice(&body.to_bytes())
+            .context("the agent's answer is not understood (are netmon and netmon-cli of one version?)")
+    }
+
+    /// An answer line by line.
+    ///
+    /// # Errors
+    /// When nobody answers, or the agent refuses.
+    pub async fn lines(&self, path: &str, query: &[(String, String)]) -> Result<Lines> {
+        let body = self.ask(path, query).await?.into_body();
+        Ok(Lines { body, rest: Vec::new(), searched: 0 })
+    }
+}
+
+impl Lines {
+    /// The next line without its end; `None` when the answer is over.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(end) = self.rest[self.searched..].iter().position(|byte| *byte == b'\n') {
+                let tail = self.rest.split_off(self.searched + end + 1);
+                let mut line = std::mem::replace(&mut self.rest, tail);
+                line.pop();
+                self.searched = 0;
+                return Ok(Some(line));
+            }
+            self.searched = self.rest.len();
+            match self.body.frame().await {
+                Some(frame) => {
+                    if let Ok(data) = frame.context("the agent has gone")?.into_data() {
+                        self.rest.extend_from_slice(&data);
+                    }
+                }
+                None => return Ok(None),
+            }
+        }
+    }
+}

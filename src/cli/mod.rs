@@ -1,0 +1,67 @@
+//! `netmon-cli`: asks the running agent over its control socket and shows the answer.
+
+pub mod arguments;
+pub mod client;
+pub mod show;
+pub mod tables;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use arguments::{Arguments, Command, Flows, Stats};
+
+/// Flows in a table when no limit is given.
+const TABLE_LIMIT: usize = 50;
+
+/// Runs a command; the exit status is that of the contract.
+pub async fn run(arguments: Arguments) -> ExitCode {
+    let outcome = tokio::select! {
+        outcome = execute(&arguments) => outcome,
+        // Ctrl-C ends a following dump as it should.
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to be done when standard error is gone too.
+            let _ = writeln!(std::io::stderr(), "netmon-cli: {error:#}");
+            match error.downcast_ref::<client::Refused>() {
+                Some(_) => ExitCode::from(2),
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+async fn execute(arguments: &Arguments) -> Result<()> {
+    let client = client::Client::new(&arguments.socket);
+    let output = arguments.output;
+    match &arguments.command {
+        Command::Status => show::status(&client.get("/v1/status").await?, output),
+        Command::Stats(Stats::Flows) => show::flow_stats(&client.get("/v1/stats/flows").await?, output),
+        Command::Flows(Flows::Dump(dump)) => {
+            let table = output == arguments::Output::Table;
+            let mut query = dump.query();
+            if table && !dump.follow {
+                if dump.limit.is_none() {
+                    query.push(("limit".into(), (TABLE_LIMIT + 1).to_string()));
+                }
+                if dump.sort.is_none() {
+                    query.push(("sort".into(), "bytes".into()));
+                }
+            }
+            let lines = client.lines("/v1/flows", &query).await?;
+            show::flows(lines, output, dump.follow, dump.limit.is_none().then_some(TABLE_LIMIT)).await
+        }
+    }
+}

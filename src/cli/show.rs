@@ -1,0 +1,157 @@
+//! Showing answers.
+
+use std::io::{BufWriter, Write};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::arguments::Output;
+use super::client::Lines;
+use super::tables::{self, FLOW_HEADER, bytes, duration};
+use crate::api::status::{FlowStats, Status};
+use crate::flow::record::FlowRecord;
+
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    Ok(out.flush()?)
+}
+
+fn document(value: &impl Serialize, output: Output) -> Result<()> {
+    let text = if output == Output::Json { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
+    print(&text.context("write JSON")?)
+}
+
+/// `status`
+pub fn status(status: &Status, output: Output) -> Result<()> {
+    if output != Output::Table {
+        return document(status, output);
+    }
+    let stats = &status.kernel_stats;
+    let lost = stats.events_lost;
+    let mut lines = vec![
+        format!("netmon {} (pid {}), {} mode, kernel {}", status.version, status.pid, status.mode, status.kernel),
+        format!("up         {}", duration(status.uptime_seconds * 1_000_000)),
+        format!("config     {}", status.config_file.as_deref().unwrap_or("none: defaults")),
+        if status.ready { "ready      yes".into() } else { format!("ready      no: waiting for {}", status.waiting_for.join("; ")) },
+        format!("events     by {}, {} read, {} lost", status.transport, stats.events_processed, lost.buffer_full + lost.invalid),
+        format!(
+            "flow table {} flows of {} at most, {} slots, {} of kernel memory",
+            stats.table.entries, stats.table.capacity, stats.table.slots, bytes(stats.table.map_bytes)
+        ),
+    ];
+    let books = &status.accounting;
+    let outcomes: Vec<String> =
+        books.outcomes.iter().filter(|(_, count)| **count > 0).map(|(name, count)| format!("{count} {name}")).collect();
+    lines.push(format!("packets    {} seen = {}", books.seen, if outcomes.is_empty() { "0".into() } else { outcomes.join(" + ") }));
+    lines.push(format!(
+        "books      {}; flows hold {} packets, {}",
+        if books.conserved { "every packet has its outcome" } else { "A PACKET HAS NO OUTCOME: please report this" },
+        books.flow_packets,
+        bytes(books.flow_bytes)
+    ));
+    lines.extend(status.notes.iter().map(|note| format!("note       {note}")));
+    print(&lines.join("\n"))?;
+    let mut table = tables::table(&["INTERFACE", "INDEX", "ATTACHED", "PROBLEM"]);
+    for interface in &status.interfaces {
+        table.add_row([
+            interface.name.clone(),
+            interface.index.to_string(),
+            interface.attach.clone(),
+            interface.error.clone().unwrap_or_default(),
+        ]);
+    }
+    print(&format!("\n{table}"))
+}
+
+/// `stats flows`
+pub fn flow_stats(stats: &FlowStats, output: Output) -> Result<()> {
+    if output != Output::Table {
+        return document(stats, output);
+    }
+    let per_flow = stats.bytes_per_flow.map_or_else(String::new, |n| format!(", {n:.0} bytes a flow"));
+    print(&format!("{} live flows, {} of kernel memory{per_flow}\n", stats.total, bytes(stats.map_bytes)))?;
+    let mut table = tables::table(&["BY", "", "FLOWS"]);
+    let groups = [
+        ("protocol", &stats.by_protocol),
+        ("state", &stats.by_state),
+        ("direction", &stats.by_direction),
+        ("status", &stats.by_status),
+    ];
+    for (group, counts) in groups {
+        for (name, count) in counts {
+            table.add_row([group.to_owned(), name.clone(), count.to_string()]);
+        }
+    }
+    print(&format!("{table}\n"))?;
+    let mut table = tables::table(&["TOP TALKERS", "WITH", "BYTES", "FLOWS"]);
+    for talker in &stats.top_talkers {
+        table.add_row([talker.src.clone(), talker.dst.clone(), bytes(talker.bytes), talker.flows.to_string()]);
+    }
+    print(&table.to_string())
+}
+
+/// `flows dump`. `shorten`: so many rows in a table, and a word about the rest.
+///
+/// # Errors
+/// When the agent goes away or the terminal does.
+pub async fn flows(mut lines: Lines, output: Output, follow: bool, shorten: Option<usize>) -> Result<()> {
+    let mut out = BufWriter::new(std::io::stdout());
+    match output {
+        Output::Ndjson => {
+            while let Some(line) = lines.next().await? {
+                out.write_all(&line)?;
+                out.write_all(b"\n")?;
+                if follow {
+                    out.flush()?;
+                }
+            }
+        }
+        Output::Json => {
+            let mut separator = "[";
+            while let Some(line) = lines.next().await? {
+                out.write_all(separator.as_bytes())?;
+                out.write_all(&line)?;
+                separator = ",\n";
+                if follow {
+                    out.flush()?;
+                }
+            }
+            out.write_all(if separator == "[" { b"[]\n" } else { b"]\n" })?;
+        }
+        Output::Table if follow => {
+            while let Some(line) = lines.next().await? {
+                match serde_json::from_slice::<FlowRecord>(&line) {
+                    Ok(record) => {
+                        let [protocol, src, dst, state, _, sent, received, lasted, _] = tables::flow_cells(&record);
+                        writeln!(
+                            out,
+                            "{}  {protocol:<6} {src:<22} {dst:<22} {state:<16} {sent:>10} {received:>10} {lasted:>9}",
+                            record.end_time
+                        )?;
+                    }
+                    // The agent's word about what it could not send.
+                    Err(_) => writeln!(out, "{}", String::from_utf8_lossy(&line))?,
+                }
+                out.flush()?;
+            }
+        }
+        Output::Table => {
+            let mut table = tables::table(&FLOW_HEADER);
+            let (mut shown, mut more) = (0, false);
+            while let Some(line) = lines.next().await? {
+                let record: FlowRecord = serde_json::from_slice(&line).context("read a flow record")?;
+                more = shorten.is_some_and(|limit| shown >= limit);
+                if !more {
+                    table.add_row(tables::flow_cells(&record));
+                    shown += 1;
+                }
+            }
+            writeln!(out, "{table}")?;
+            if more {
+                writeln!(out, "... and more: these are the {shown} heaviest; --limit N shows N, --output ndjson all")?;
+            }
+        }
+    }
+    Ok(out.flush()?)
+}

@@ -1,0 +1,93 @@
+//! Tables that fit the terminal, and numbers that people read.
+
+use std::io::IsTerminal;
+
+use comfy_table::{ContentArrangement, Table};
+
+use crate::flow::record::{Endpoint, FlowRecord};
+
+/// Bytes with a binary unit.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit < UNITS.len() - 1 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// A duration given in microseconds.
+pub fn duration(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} us"),
+        1_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        1_000_000..60_000_000 => format!("{:.1} s", us as f64 / 1e6),
+        _ => {
+            let seconds = us / 1_000_000;
+            format!("{}h{:02}m{:02}s", seconds / 3600, seconds / 60 % 60, seconds % 60)
+        }
+    }
+}
+
+/// Address and port, with the name of who is there if it is known.
+pub fn end(end: &Endpoint) -> String {
+    let address = match (end.ip, end.port) {
+        (std::net::IpAddr::V6(ip), Some(port)) => format!("[{ip}]:{port}"),
+        (ip, Some(port)) => format!("{ip}:{port}"),
+        (ip, None) => ip.to_string(),
+    };
+    let name = end.pod.as_ref().or(end.unit.as_ref()).or(end.process.as_ref());
+    name.map_or(address.clone(), |name| format!("{address} ({name})"))
+}
+
+/// State, and why it failed.
+pub fn state(record: &FlowRecord) -> String {
+    match record.reason {
+        Some(reason) => format!("{} {}", record.status.name(), reason.name()),
+        None => record.state.name().into(),
+    }
+}
+
+/// An empty table that fits the terminal.
+pub fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_header(header.to_vec());
+    if std::io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    table
+}
+
+/// The cells of a flow.
+pub fn flow_cells(record: &FlowRecord) -> [String; 9] {
+    [
+        record.protocol.to_string(),
+        end(&record.src),
+        end(&record.dst),
+        state(record),
+        record.direction.name().into(),
+        bytes(record.bytes_sent),
+        bytes(record.bytes_received),
+        duration(record.duration_us),
+        record.interfaces.join(","),
+    ]
+}
+
+/// Their titles.
+pub const FLOW_HEADER: [&str; 9] =
+    ["PROTO", "SOURCE", "DESTINATION", "STATE", "DIRECTION", "SENT", "RECEIVED", "LASTED", "INTERFACES"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_told_in_fitting_units() {
+        assert_eq!((bytes(0), bytes(1023), bytes(1536)), ("0 B".into(), "1023 B".into(), "1.5 KiB".into()));
+        assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
+        assert_eq!((duration(7), duration(1_500), duration(2_500_000)), ("7 us".into(), "1.5 ms".into(), "2.5 s".into()));
+        assert_eq!(duration(3_725_000_000), "1h02m05s");
+    }
+}

@@ -1,0 +1,271 @@
+//! Configuration: file < environment < command line, checked as a whole, all mistakes told at once.
+//!
+//! [`schema`] is the one table of keys; everything else (defaults, types, environment names, messages) is read
+//! from it. Nothing here reads the environment or exits: inputs come in as values, errors go out as values.
+
+pub mod cli;
+mod error;
+mod load;
+pub mod schema;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use error::{ConfigError, ConfigErrors};
+pub use load::{Inputs, Loaded, Origin};
+
+/// A choice written as a lower-case word.
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+    };
+}
+
+choice!(
+    /// Where packet stamps come from.
+    TimestampSource {
+        /// The best there is.
+        Auto,
+        /// The kernel's clock.
+        Software,
+        /// The network card's clock, where the driver gives it.
+        Hardware,
+    }
+);
+choice!(
+    /// How programs are attached.
+    Attach {
+        /// TCX, else clsact.
+        Auto,
+        /// TCX only.
+        Tcx,
+        /// clsact only.
+        Clsact,
+    }
+);
+choice!(
+    /// How events reach the agent.
+    TransportChoice {
+        /// Ring buffer, else perf buffers.
+        Auto,
+        /// Ring buffer only.
+        Ringbuf,
+        /// Perf buffers only.
+        Perf,
+    }
+);
+choice!(
+    /// On, off, or as the surroundings suggest.
+    Switch {
+        /// As the surroundings suggest.
+        Auto,
+        /// On.
+        True,
+        /// Off.
+        False,
+    }
+);
+choice!(
+    /// How much is logged.
+    LogLevel {
+        /// Data was lost or someone must act.
+        Error,
+        /// Something was wrong and has been mended.
+        Warn,
+        /// What an operator wants to know.
+        Info,
+        /// What a developer wants to know.
+        Debug,
+        /// Everything.
+        Trace,
+    }
+);
+choice!(
+    /// How log lines look.
+    LogFormat {
+        /// Journal when started by systemd, else text.
+        Auto,
+        /// Lines for people.
+        Text,
+        /// One JSON object a line.
+        Json,
+        /// Journal fields.
+        Journal,
+    }
+);
+choice!(
+    /// How closely latency is measured.
+    Precision {
+        /// At most ten samples a second and flow.
+        Normal,
+        /// Every segment.
+        High,
+    }
+);
+
+impl LogLevel {
+    /// The word that filters understand.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// A section: fields named as the keys. Their documentation is the schema's.
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $field:ident: $ty:ty = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name { $(#[doc = $text] $(#[$attribute])* pub $field: $ty),+ }
+    };
+}
+
+section!(
+    /// `capture`
+    Capture {
+        interfaces: Vec<String> = "Names or globs; empty = every interface that matters.",
+        exclude_interfaces: Vec<String> = "Names or globs.",
+        sampling_rate: f64 = "Share of flows kept.",
+        timestamp_source: TimestampSource = "Clock of packet stamps.",
+        attach: Attach = "Attach method.",
+        transport: TransportChoice = "Event transport.",
+    }
+);
+section!(
+    /// `flow`
+    FlowSettings {
+        max_flows: u64 = "Flows at most.",
+        #[serde(with = "values::millis")]
+        flow_timeout: Duration = "Idle flows leave after this.",
+        #[serde(with = "values::millis")]
+        connect_timeout: Duration = "An unanswered attempt has failed after this.",
+        #[serde(with = "values::millis")]
+        active_interval: Duration = "Long flows report this often.",
+        aggregation: bool = "Fold client ports in exported records.",
+    }
+);
+section!(
+    /// `export.prometheus`
+    Prometheus {
+        enabled: bool = "Serve metrics.",
+        address: String = "Address; empty = by mode.",
+        port: u16 = "Port.",
+        top_pairs: u64 = "Address pairs with a series of their own.",
+    }
+);
+section!(
+    /// `export`
+    Export { prometheus: Prometheus = "Prometheus." }
+);
+section!(
+    /// `performance`
+    Performance {
+        workers: u64 = "Threads for everything but collecting.",
+        buffer_size: u64 = "Flow updates that may wait for the exporters.",
+        batch_size: u64 = "Flow updates in a batch.",
+    }
+);
+section!(
+    /// `features.protocol_detection`
+    ProtocolDetection { enabled: bool = "On or off.", protocols: Vec<String> = "What to look for." }
+);
+section!(
+    /// `features.latency_tracking`
+    LatencyTracking {
+        enabled: bool = "On or off.",
+        precision: Precision = "How closely.",
+        histogram_buckets: Vec<f64> = "Upper bounds, milliseconds.",
+    }
+);
+section!(
+    /// `features.security_monitoring`
+    SecurityMonitoring {
+        enabled: bool = "On or off.",
+        detect_port_scans: bool = "Port scans.",
+        detect_suspicious_patterns: bool = "Other patterns.",
+    }
+);
+section!(
+    /// `features.process_attribution`
+    ProcessAttribution { enabled: bool = "On or off." }
+);
+section!(
+    /// `features`
+    Features {
+        protocol_detection: ProtocolDetection = "Application protocols.",
+        latency_tracking: LatencyTracking = "Latency.",
+        security_monitoring: SecurityMonitoring = "Signs of attack.",
+        process_attribution: ProcessAttribution = "Units, containers, processes.",
+    }
+);
+section!(
+    /// `kubernetes`
+    Kubernetes {
+        enabled: Switch = "On, off or auto.",
+        node_name: String = "Own node; empty = asked from the surroundings.",
+        #[serde(with = "values::millis")]
+        resync: Duration = "Full comparison with the API server.",
+    }
+);
+section!(
+    /// `resources.maps`
+    Maps {
+        flow_map_size: u64 = "Flows that the kernel's table may hold.",
+        event_buffer_size: u64 = "Events that may wait for the collector.",
+    }
+);
+section!(
+    /// `resources`
+    Resources {
+        memory_limit: u64 = "Bytes.",
+        cpu_limit: f64 = "Cores.",
+        maps: Maps = "Kernel maps.",
+    }
+);
+section!(
+    /// `api`
+    Api { socket: String = "Control socket." }
+);
+section!(
+    /// `debug`
+    Debug { server: String = "Address of the debug server; empty = off." }
+);
+section!(
+    /// `log`
+    Log { level: LogLevel = "How much.", format: LogFormat = "How." }
+);
+section!(
+    /// The whole configuration.
+    Config {
+        capture: Capture = "What is watched, and how.",
+        flow: FlowSettings = "Flows.",
+        export: Export = "Exporters.",
+        performance: Performance = "Threads and queues.",
+        features: Features = "Optional features.",
+        kubernetes: Kubernetes = "Kubernetes.",
+        resources: Resources = "Limits.",
+        api: Api = "Control API.",
+        debug: Debug = "Debugging.",
+        log: Log = "Log.",
+    }
+);
+
+impl Config {
+    /// Flows at most: the smaller of the two bounds.
+    pub fn max_flows(&self) -> u64 {
+        self.flow.max_flows.min(self.resources.maps.flow_map_size)
+    }
+}

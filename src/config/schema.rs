@@ -1,0 +1,178 @@
+//! The table of keys: path, type, default, meaning and cost of every setting.
+
+/// What a key holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number within bounds.
+    Integer(u64, u64),
+    /// A number above the first and up to the second.
+    Share(f64, f64),
+    /// A number with its unit, like `300s`; at least so many milliseconds.
+    Duration(u64),
+    /// A number of bytes, like `512Mi`.
+    Size,
+    /// A number of cores, like `2` or `"0.5"`.
+    Cores,
+    /// Any text.
+    Text,
+    /// `host:port`, or empty.
+    Address,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A list of names or globs.
+    Globs,
+    /// A list of these words.
+    Words(&'static [&'static str]),
+    /// Ascending positive numbers.
+    Buckets,
+}
+
+impl Kind {
+    /// What is accepted, in words.
+    pub fn accepted(&self) -> String {
+        match self {
+            Self::Bool => "true or false".into(),
+            Self::Integer(low, high) => format!("a whole number from {low} to {high}"),
+            Self::Share(low, high) => format!("a number above {low} and up to {high}"),
+            Self::Duration(least) => {
+                format!("a duration with its unit, like 300s, 5m or 1h30m, of at least {least}ms")
+            }
+            Self::Size => "a size, like 512Mi, 1Gi or 1G".into(),
+            Self::Cores => "a number of cores above 0, like 2 or 0.5".into(),
+            Self::Text => "text".into(),
+            Self::Address => "host:port, like 127.0.0.1:6060, or empty".into(),
+            Self::Choice(words) => format!("one of {}", words.join(", ")),
+            Self::Globs => "a list of interface names or globs, like [\"eth0\", \"veth*\"]".into(),
+            Self::Words(words) => format!("a list out of {}", words.join(", ")),
+            Self::Buckets => "a list of ascending numbers above 0".into(),
+        }
+    }
+}
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Path, parts joined by dots.
+    pub path: &'static str,
+    /// What it holds.
+    pub kind: Kind,
+    /// Default, as one would write it in the file.
+    pub default: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+}
+
+const fn key(path: &'static str, kind: Kind, default: &'static str, meaning: &'static str) -> Key {
+    Key { path, kind, default, meaning }
+}
+
+/// Application protocols that can be told apart.
+pub const PROTOCOLS: &[&str] =
+    &["http", "http2", "grpc", "tls", "dns", "mysql", "postgresql", "redis", "kafka", "ssh", "quic"];
+
+/// Every key, in the order of the documentation.
+pub const KEYS: &[Key] = &[
+    key("capture.interfaces", Kind::Globs, "[]", "interfaces to watch; [] = every one that matters"),
+    key("capture.exclude_interfaces", Kind::Globs, "[]", "interfaces to leave out"),
+    key("capture.sampling_rate", Kind::Share(0.0, 1.0), "1.0", "share of flows kept, decided by the flow's hash"),
+    key("capture.timestamp_source", Kind::Choice(&["auto", "software", "hardware"]), "auto", "clock of packet stamps"),
+    key("capture.attach", Kind::Choice(&["auto", "tcx", "clsact"]), "auto", "how programs are attached"),
+    key("capture.transport", Kind::Choice(&["auto", "ringbuf", "perf"]), "auto", "how events reach the agent"),
+    key("flow.max_flows", Kind::Integer(1, 16_000_000), "1000000", "flows at most"),
+    key("flow.flow_timeout", Kind::Duration(1000), "300s", "idle flows leave after this (also max_age)"),
+    key("flow.connect_timeout", Kind::Duration(100), "10s", "an unanswered attempt has failed after this"),
+    key("flow.active_interval", Kind::Duration(100), "5s", "long flows report this often"),
+    key("flow.aggregation", Kind::Bool, "false", "fold client ports together in exported records"),
+    key("export.prometheus.enabled", Kind::Bool, "true", "serve metrics"),
+    key("export.prometheus.address", Kind::Text, "\"\"", "address to listen on; empty = by mode"),
+    key("export.prometheus.port", Kind::Integer(0, 65_535), "9090", "port to listen on; 0 = any"),
+    key("export.prometheus.top_pairs", Kind::Integer(1, 100_000), "1000", "address pairs with a series of their own"),
+    key("performance.workers", Kind::Integer(1, 64), "4", "threads for everything but collecting"),
+    key("performance.buffer_size", Kind::Integer(100, 10_000_000), "10000", "flow updates that may wait for exporters"),
+    key("performance.batch_size", Kind::Integer(1, 100_000), "1000", "flow updates in a batch"),
+    key("features.protocol_detection.enabled", Kind::Bool, "true", "recognise application protocols"),
+    key(
+        "features.protocol_detection.protocols",
+        Kind::Words(PROTOCOLS),
+        "[http, http2, grpc, tls, dns, mysql, postgresql, redis, kafka, ssh, quic]",
+        "protocols to recognise",
+    ),
+    key("features.latency_tracking.enabled", Kind::Bool, "true", "measure latency"),
+    key("features.latency_tracking.precision", Kind::Choice(&["normal", "high"]), "normal", "how closely"),
+    key(
+        "features.latency_tracking.histogram_buckets",
+        Kind::Buckets,
+        "[0.1, 0.5, 1, 5, 10, 50, 100, 500, 1000]",
+        "upper bounds, milliseconds",
+    ),
+    key("features.security_monitoring.enabled", Kind::Bool, "true", "look for signs of attack"),
+    key("features.security_monitoring.detect_port_scans", Kind::Bool, "true", "port scans"),
+    key("features.security_monitoring.detect_suspicious_patterns", Kind::Bool, "true", "other patterns"),
+    key("features.process_attribution.enabled", Kind::Bool, "true", "name units, containers and processes"),
+    key("kubernetes.enabled", Kind::Choice(&["auto", "true", "false"]), "auto", "name pods and services"),
+    key("kubernetes.node_name", Kind::Text, "\"\"", "own node; empty = ask the surroundings"),
+    key("kubernetes.resync", Kind::Duration(1000), "10m", "full comparison with the API server"),
+    key("resources.memory_limit", Kind::Size, "1Gi", "memory of agent and kernel maps"),
+    key("resources.cpu_limit", Kind::Cores, "\"2\"", "cores"),
+    key("resources.maps.flow_map_size", Kind::Integer(1, 16_000_000), "1000000", "flows that the kernel may hold"),
+    key("resources.maps.event_buffer_size", Kind::Integer(100, 50_000_000), "100000", "events that may wait"),
+    key("api.socket", Kind::Text, "/run/netmon/netmon.sock", "control socket"),
+    key("debug.server", Kind::Address, "\"\"", "debug server; off when empty"),
+    key("log.level", Kind::Choice(&["error", "warn", "info", "debug", "trace"]), "info", "how much is logged"),
+    key("log.format", Kind::Choice(&["auto", "text", "json", "journal"]), "auto", "how log lines look"),
+];
+
+/// Other paths for a key.
+pub const ALIASES: &[(&str, &str)] = &[("flow.max_age", "flow.flow_timeout")];
+
+/// Short environment names, beside `NETMON_` and the path with `_` between its parts.
+pub const SHORT_NAMES: &[(&str, &str)] = &[
+    ("NETMON_LOG_LEVEL", "log.level"),
+    ("NETMON_SAMPLING_RATE", "capture.sampling_rate"),
+    ("NETMON_FLOW_AGGREGATION", "flow.aggregation"),
+    ("NETMON_BATCH_SIZE", "performance.batch_size"),
+    ("NETMON_LATENCY_PRECISION", "features.latency_tracking.precision"),
+    ("NETMON_TIMESTAMP_SOURCE", "capture.timestamp_source"),
+];
+
+/// The key of a path or of an alias.
+pub fn find(path: &str) -> Option<&'static Key> {
+    let path = ALIASES.iter().find(|(alias, _)| *alias == path).map_or(path, |(_, path)| path);
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// The key of an environment name. A feature's own name switches it as a whole.
+pub fn find_environment(name: &str) -> Option<&'static Key> {
+    if let Some((_, path)) = SHORT_NAMES.iter().find(|(short, _)| *short == name) {
+        return find(path);
+    }
+    let wanted = name.strip_prefix("NETMON_")?.to_ascii_lowercase();
+    let flat = |path: &str| path.replace('.', "_");
+    KEYS.iter()
+        .find(|key| flat(key.path) == wanted || key.path.strip_suffix(".enabled").is_some_and(|p| flat(p) == wanted))
+        .or_else(|| ALIASES.iter().find(|(alias, _)| flat(alias) == wanted).and_then(|(alias, _)| find(alias)))
+}
+
+/// The known path that is most like a mistaken one.
+pub fn nearest(path: &str) -> Option<&'static str> {
+    let distance = |other: &str| strsim(path, other);
+    KEYS.iter().map(|key| (distance(key.path), key.path)).min().filter(|(d, _)| *d <= 3).map(|(_, path)| path)
+}
+
+/// Levenshtein distance.
+fn strsim(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}

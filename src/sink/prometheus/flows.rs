@@ -1,0 +1,88 @@
+//! What flow updates add up to. Applying a batch allocates nothing but for address pairs that are new.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::summary::Summary;
+use super::top_pairs::TopPairs;
+use crate::clock;
+use crate::flow::record::{Direction, Reason, Status};
+use crate::flow::update::{Batch, Change};
+
+/// Protocol label and direction.
+pub type Class = (&'static str, Direction);
+
+/// Totals of one class.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// Flows opened.
+    pub opened: u64,
+    /// Flows opened and not ended.
+    pub active: u64,
+    /// Packets.
+    pub packets: u64,
+}
+
+/// All that is counted from updates.
+#[derive(Debug)]
+pub struct FlowMetrics {
+    /// By protocol and direction.
+    pub classes: HashMap<Class, Totals>,
+    /// Flows that ended, by class and outcome.
+    pub ended: HashMap<(Class, Option<Reason>), u64>,
+    /// Bytes by address pair.
+    pub pairs: TopPairs,
+    /// From reading an event to its being visible here.
+    pub processing: Summary,
+    /// From the kernel's stamp on an event to its being visible here.
+    pub delay: Summary,
+}
+
+impl FlowMetrics {
+    /// With so many address pairs.
+    pub fn new(top_pairs: usize) -> Self {
+        Self {
+            classes: HashMap::new(),
+            ended: HashMap::new(),
+            pairs: TopPairs::new(top_pairs),
+            processing: Summary::default(),
+            delay: Summary::default(),
+        }
+    }
+
+    /// Counts a batch.
+    pub fn apply(&mut self, batch: &Batch) {
+        let started = Instant::now();
+        for update in &batch.updates {
+            let (flow, delta) = (&update.flow, &update.delta);
+            let class = (flow.key.protocol.label(), flow.direction);
+            let totals = self.classes.entry(class).or_default();
+            totals.packets += delta.packets();
+            match update.change {
+                Change::Opened => {
+                    totals.opened += 1;
+                    totals.active += 1;
+                }
+                Change::Active => {}
+                Change::Ended => {
+                    totals.active = totals.active.saturating_sub(1);
+                    let reason = flow.reason.filter(|_| flow.status == Status::Failed);
+                    *self.ended.entry((class, reason)).or_default() += 1;
+                }
+            }
+            let (src, dst) = (flow.key.src.ip(), flow.key.dst.ip());
+            self.pairs.add((src, dst), delta.bytes_sent);
+            self.pairs.add((dst, src), delta.bytes_received);
+        }
+        let now_ns = clock::monotonic_ns();
+        let count = u32::try_from(batch.updates.len()).unwrap_or(u32::MAX);
+        if count > 0 {
+            // One event's share of waiting in its batch, and of the work on it.
+            let waited = started.saturating_duration_since(batch.read_at);
+            self.processing.observe(waited + started.elapsed() / count, count);
+        }
+        for update in batch.updates.iter().filter(|update| update.event_ns > 0) {
+            self.delay.observe(Duration::from_nanos(now_ns.saturating_sub(update.event_ns)), 1);
+        }
+    }
+}

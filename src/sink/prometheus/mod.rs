@@ -1,0 +1,16 @@
+//! The Prometheus exporter: counts flow updates, reads the kernel side's counters when scraped, renders text.
+//!
+//! [`flows`] is fed by one task, batch by batch; [`render`] joins it with what the kernel side and the process
+//! say; [`http`] serves it together with health and readiness.
+
+pub mod flows;
+pub mod http;
+pub mod process;
+pub mod readiness;
+pub mod render;
+pub mod summary;
+pub mod top_pairs;
+
+pub use flows::FlowMetrics;
+pub use readiness::{Latch, Readiness};
+pub use render::Exporter;

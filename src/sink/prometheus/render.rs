@@ -1,0 +1,255 @@
+//! From counts to the text format. Every metric has its description and unit where it is declared here.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType, Quantile, Summary as ProtoSummary};
+use prometheus::{Encoder, TextEncoder};
+
+use super::flows::FlowMetrics;
+use super::process::Process;
+use super::summary::Summary;
+use crate::kernel::stats::{KernelStats, Outcome};
+
+/// Reads the kernel side's counters.
+pub type ReadKernel = Arc<dyn Fn() -> Option<KernelStats> + Send + Sync>;
+
+/// Joins all counts when scraped.
+pub struct Exporter {
+    flows: Arc<Mutex<FlowMetrics>>,
+    kernel: ReadKernel,
+    process: Mutex<Process>,
+    last_ebpf: Mutex<Option<(std::time::Instant, f64)>>,
+    started_seconds: f64,
+}
+
+struct Page(Vec<MetricFamily>);
+
+fn labels(pairs: &[(&str, &str)]) -> Vec<LabelPair> {
+    let make = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).into());
+        pair.set_value((*value).into());
+        pair
+    };
+    pairs.iter().map(make).collect()
+}
+
+impl Page {
+    fn family(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
+        if metrics.is_empty() {
+            return;
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(name.into());
+        family.set_help(help.into());
+        family.set_field_type(kind);
+        family.set_metric(metrics);
+        self.0.push(family);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, metrics: Vec<Metric>) {
+        self.family(name, help, MetricType::COUNTER, metrics);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, metrics: Vec<Metric>) {
+        self.family(name, help, MetricType::GAUGE, metrics);
+    }
+
+    fn summary(&mut self, name: &str, help: &str, summary: &Summary) {
+        let mut proto = ProtoSummary::default();
+        proto.set_sample_count(summary.count());
+        proto.set_sample_sum(summary.sum_seconds());
+        let quantile = |share: f64| {
+            let mut quantile = Quantile::default();
+            quantile.set_quantile(share);
+            quantile.set_value(summary.quantile(share));
+            quantile
+        };
+        proto.set_quantile([0.5, 0.9, 0.99].map(quantile).to_vec());
+        let mut metric = Metric::default();
+        metric.set_summary(proto);
+        self.family(name, help, MetricType::SUMMARY, vec![metric]);
+    }
+}
+
+fn count(pairs: &[(&str, &str)], value: u64) -> Metric {
+    let mut counter = Counter::default();
+    counter.set_value(value as f64);
+    let mut metric = Metric::default();
+    metric.set_label(labels(pairs));
+    metric.set_counter(counter);
+    metric
+}
+
+fn level(pairs: &[(&str, &str)], value: f64) -> Metric {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    let mut metric = Metric::default();
+    metric.set_label(labels(pairs));
+    metric.set_gauge(gauge);
+    metric
+}
+
+impl Exporter {
+    /// Joins what `flows` counts with what `kernel` reads. `proc` is the root of procfs.
+    pub fn new(flows: Arc<Mutex<FlowMetrics>>, kernel: ReadKernel, proc: &str) -> Self {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            flows,
+            kernel,
+            process: Mutex::new(Process::new(proc)),
+            last_ebpf: Mutex::new(None),
+            started_seconds: now.as_secs_f64(),
+        }
+    }
+
+    /// The page. Blocking: asks the collector.
+    ///
+    /// # Errors
+    /// When the text can't be encoded.
+    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut page = Page(Vec::new());
+        self.flow_families(&mut page);
+        if let Some(stats) = (self.kernel)() {
+            self.kernel_families(&mut page, &stats);
+        }
+        self.own_families(&mut page);
+        let mut text = Vec::with_capacity(64 * 1024);
+        TextEncoder::new().encode(&page.0, &mut text)?;
+        Ok(text)
+    }
+
+    fn flow_families(&self, page: &mut Page) {
+        let flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut opened = Vec::new();
+        let mut active = Vec::new();
+        let mut packets = Vec::new();
+        for ((protocol, direction), totals) in &flows.classes {
+            let pairs = [("protocol", *protocol), ("direction", direction.name())];
+            opened.push(count(&pairs, totals.opened));
+            active.push(level(&pairs, totals.active as f64));
+            packets.push(count(&pairs, totals.packets));
+        }
+        let mut ended = Vec::new();
+        let mut resets = Vec::new();
+        for (((protocol, direction), reason), total) in &flows.ended {
+            let (status, name) = reason.map_or(("ok", ""), |reason| ("failed", reason.name()));
+            let pairs = [("protocol", *protocol), ("direction", direction.name()), ("status", status), ("reason", name)];
+            ended.push(count(&pairs, *total));
+            if *reason == Some(crate::flow::record::Reason::Reset) {
+                resets.push(count(&[("direction", direction.name()), ("dst_service", "")], *total));
+            }
+        }
+        let mut bytes: Vec<Metric> = flows
+            .pairs
+            .pairs()
+            .map(|((src, dst), bytes)| count(&[("src_ip", &src.to_string()), ("dst_ip", &dst.to_string())], bytes))
+            .collect();
+        bytes.push(count(&[("src_ip", "other"), ("dst_ip", "other")], flows.pairs.other()));
+
+        page.gauge("netmon_flows_active", "Flows in the table.", active);
+        page.counter("netmon_flows_opened_total", "Flows opened.", opened);
+        page.counter("netmon_flows_total", "Flows ended, by status and reason of failure.", ended);
+        page.counter("netmon_tcp_resets_total", "TCP connections that were reset after they stood.", resets);
+        page.counter("netmon_packets_total", "Packets as on the wire, each once.", packets);
+        page.counter(
+            "netmon_bytes_total",
+            "Bytes as on the wire from src_ip to dst_ip, Ethernet header included; pairs beyond the cap are other.",
+            bytes,
+        );
+        page.summary(
+            "netmon_processing_duration_seconds",
+            "One event, from its reading out of the buffer to its being visible, seconds.",
+            &flows.processing,
+        );
+        page.summary(
+            "netmon_event_delay_seconds",
+            "From the kernel's stamp on an event to its being visible, seconds.",
+            &flows.delay,
+        );
+    }
+
+    fn kernel_families(&self, page: &mut Page, stats: &KernelStats) {
+        let mut packets = Vec::new();
+        let mut seen = Vec::new();
+        for hook in &stats.hooks {
+            let (interface, name) = (hook.interface.as_str(), hook.hook.name());
+            seen.push(count(&[("interface", interface), ("hook", name)], hook.seen));
+            for (outcome, total) in Outcome::ALL.iter().zip(hook.outcomes) {
+                let pairs = [("interface", interface), ("hook", name), ("outcome", outcome.name())];
+                packets.push(count(&pairs, total));
+            }
+        }
+        page.counter("netmon_ebpf_packets_total", "Packets by what became of them: each has one outcome.", packets);
+        page.counter("netmon_ebpf_seen_packets_total", "Packets seen: the sum over their outcomes.", seen);
+        let kinds = stats.kinds.iter().map(|k| count(&[("outcome", k.outcome.name()), ("kind", &k.kind)], k.packets));
+        page.counter("netmon_ebpf_packet_kinds_total", "Buffers that were not IP or malformed, by kind.", kinds.collect());
+        page.counter(
+            "netmon_ebpf_events_processed_total",
+            "Events read from the kernel.",
+            vec![count(&[], stats.events_processed)],
+        );
+        let lost = &stats.events_lost;
+        page.counter(
+            "netmon_ebpf_events_dropped_total",
+            "Events that did not arrive; the flows' counts are not touched, their next report carries them.",
+            vec![count(&[("reason", "buffer_full")], lost.buffer_full), count(&[("reason", "invalid")], lost.invalid)],
+        );
+        let table = &stats.table;
+        page.gauge("netmon_flow_table_entries", "Flows in the table.", vec![level(&[], table.entries as f64)]);
+        page.gauge("netmon_flow_table_capacity", "Flows that the table may hold.", vec![level(&[], table.capacity as f64)]);
+        page.gauge("netmon_flow_table_slots", "Slots allocated.", vec![level(&[], table.slots as f64)]);
+        page.counter(
+            "netmon_flow_table_overflows_total",
+            "Packets that found no room in the table and are counted by protocol only.",
+            vec![count(&[], table.overflow_packets)],
+        );
+        page.counter("netmon_flow_table_resizes_total", "Moves of the table to another size.", vec![count(&[], table.resizes)]);
+        page.counter(
+            "netmon_fragments_unmatched_total",
+            "Later fragments whose first was not seen: counted in a flow without ports.",
+            vec![count(&[], stats.fragments_unmatched)],
+        );
+        page.gauge(
+            "netmon_interfaces_attached",
+            "Interfaces whose packets are seen.",
+            vec![level(&[], (stats.hooks.len() / 2).saturating_sub(1) as f64)],
+        );
+        let usage = self.process.lock().unwrap_or_else(PoisonError::into_inner).read();
+        page.gauge(
+            "netmon_memory_usage_bytes",
+            "Memory, bytes.",
+            vec![level(&[("kind", "agent")], usage.memory_bytes as f64), level(&[("kind", "maps")], table.map_bytes as f64)],
+        );
+        let mut cpu = vec![level(&[("kind", "agent")], usage.cpu_percent)];
+        if let Some(seconds) = stats.ebpf_cpu_seconds {
+            let now = std::time::Instant::now();
+            let last = self.last_ebpf.lock().unwrap_or_else(PoisonError::into_inner).replace((now, seconds));
+            let percent = last.map_or(0.0, |(then, before)| {
+                100.0 * (seconds - before) / now.duration_since(then).as_secs_f64().max(1e-3)
+            });
+            cpu.push(level(&[("kind", "ebpf")], percent));
+        }
+        page.gauge(
+            "netmon_cpu_usage_percentage",
+            "CPU since the last scrape, 100 = one core; ebpf only while kernel.bpf_stats_enabled is on.",
+            cpu,
+        );
+        page.gauge("netmon_tasks_count", "Threads of the agent.", vec![level(&[], usage.threads as f64)]);
+    }
+
+    fn own_families(&self, page: &mut Page) {
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        page.gauge("netmon_build_info", "1, with the version.", vec![level(&version, 1.0)]);
+        page.gauge(
+            "netmon_config_last_reload_success_timestamp_seconds",
+            "When the configuration was last taken over, seconds since 1970.",
+            vec![level(&[], self.started_seconds)],
+        );
+        page.counter(
+            "netmon_config_reload_failures_total",
+            "Configurations that were refused.",
+            vec![count(&[], 0)],
+        );
+    }
+}
