@@ -27,7 +27,12 @@ fn median(mut values: Vec<u32>) -> (u32, u32, u32) {
 }
 
 /// Median, with least and most, of `ROUNDS` runs of both programs in turn.
-fn compare(object: &Object, yardstick: TestProgram, program: TestProgram, frame: &[u8]) -> [(u32, u32, u32); 2] {
+fn compare(
+    object: &Object,
+    yardstick: TestProgram,
+    program: TestProgram,
+    frame: &[u8],
+) -> [(u32, u32, u32); 2] {
     let mut times = [Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {
         times[0].push(object.run_on_frame(yardstick, frame, REPEAT).expect("run the yardstick").1);

@@ -34,10 +34,7 @@ fn main() -> Result<()> {
         linker.add_file(&object).with_context(|| format!("link {}", object.display()))?;
     }
     linker.link().context("link netmon.bpf.o")?;
-    SkeletonBuilder::new()
-        .obj(&linked)
-        .generate(out.join("netmon.skel.rs"))
-        .context("generate the skeleton")
+    SkeletonBuilder::new().obj(&linked).generate(out.join("netmon.skel.rs")).context("generate the skeleton")
 }
 
 fn compile(source: &Path, object: &Path, clang: &str) -> Result<()> {

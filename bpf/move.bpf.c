@@ -22,7 +22,7 @@ int nm_move(struct __sk_buff *skb)
 		return 0;
 	for (i = 0; i < NM_SLOTS; i++) {
 		u64 tag = old->tags[i];
-		struct nm_place to = { .slot = &scratch->slot };
+		struct nm_place to = {.slot = &scratch->slot};
 		struct nm_cold cold;
 		struct nm_hot hot = {};
 		bool fresh;
@@ -37,6 +37,7 @@ int nm_move(struct __sk_buff *skb)
 		hot.report_ticks = old->hot[i].report_ticks;
 		hot.tcp_flags[0] = old->hot[i].tcp_flags[0];
 		hot.tcp_flags[1] = old->hot[i].tcp_flags[1];
+		hot.handshake = old->hot[i].handshake;
 		hot.closed_ns = old->hot[i].closed_ns;
 		if (!nm_claim(&to, tag, &cold, &hot, &fresh)) {
 			nm_control.move_failed += 1;

@@ -107,7 +107,10 @@ pub async fn run(
         sampling_rate: config.capture.sampling_rate,
     });
     let top_pairs = usize::try_from(config.export.prometheus.top_pairs).unwrap_or(1000);
-    let metrics = Arc::new(Mutex::new(FlowMetrics::new(top_pairs)));
+    let metrics = Arc::new(Mutex::new(FlowMetrics::new(
+        top_pairs,
+        &config.features.latency_tracking.histogram_buckets,
+    )));
     let feeding = tokio::spawn(feed(inbox, Arc::clone(&metrics), Arc::clone(&state)));
 
     let (over, ending) = watch::channel(());
@@ -228,11 +231,15 @@ fn notes(report: &crate::collector::handle::Report, sampling_rate: f64) -> Vec<S
     }
     if report.watched.iter().any(|watched| watched.attached == Ok(Method::Clsact)) {
         notes.push(
-            "attached by clsact: packets that another program at priority 1 redirects or drops are not seen".into(),
+            "attached by clsact: packets that another program at priority 1 redirects or drops are not seen"
+                .into(),
         );
     }
     if report.transport == Transport::Perf {
-        notes.push("events travel by perf buffers: the kernel has no ring buffer, or capture.transport asks for it".into());
+        notes.push(
+            "events travel by perf buffers: the kernel has no ring buffer, or capture.transport asks for it"
+                .into(),
+        );
     }
     if sampling_rate < 1.0 {
         notes.push(format!("capture.sampling_rate keeps {sampling_rate} of all flows"));
@@ -275,7 +282,8 @@ impl Source for State {
             pid: std::process::id(),
             mode: self.mode.into(),
             started: self.started,
-            uptime_seconds: u64::try_from(Timestamp::now().duration_since(self.started).as_secs()).unwrap_or(0),
+            uptime_seconds: u64::try_from(Timestamp::now().duration_since(self.started).as_secs())
+                .unwrap_or(0),
             kernel: format!("{} {}", uname.release().to_string_lossy(), uname.machine().to_string_lossy()),
             config_file: self.config_file.clone(),
             ready: self.readiness.waiting_for().is_empty(),

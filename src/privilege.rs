@@ -32,7 +32,7 @@ fn judge(held: &CapsHashSet) -> Result<(), MissingPrivilege> {
     let admin = held.contains(&Capability::CAP_SYS_ADMIN);
     let missing: Vec<String> = NEEDED
         .iter()
-        .filter(|needed| !held.contains(needed) && !(admin && **needed != Capability::CAP_NET_ADMIN))
+        .filter(|needed| !(held.contains(needed) || admin && **needed != Capability::CAP_NET_ADMIN))
         .map(ToString::to_string)
         .collect();
     if missing.is_empty() { Ok(()) } else { Err(MissingPrivilege { missing: missing.join(", ") }) }

@@ -50,9 +50,13 @@ pub fn start(log: &Log) -> Result<LogHandle> {
         }
     }
     if log.format == LogFormat::Json {
-        registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init().context("start logging")?;
+        registry
+            .with(fmt::layer().json().with_writer(std::io::stderr))
+            .try_init()
+            .context("start logging")?;
     } else {
-        let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        let colours =
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
         registry.with(layer).try_init().context("start logging")?;
     }

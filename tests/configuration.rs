@@ -25,7 +25,11 @@ fn the_reference_file_holds_every_key_with_its_default() {
     let loaded = load(Path::new("configs/netmon.yaml")).unwrap();
     assert_eq!(loaded.config, Config::default());
     for key in KEYS {
-        assert!(matches!(loaded.origins[key.path], Origin::File(_)), "{} is not in configs/netmon.yaml", key.path);
+        assert!(
+            matches!(loaded.origins[key.path], Origin::File(_)),
+            "{} is not in configs/netmon.yaml",
+            key.path
+        );
     }
 }
 
@@ -49,17 +53,44 @@ fn each_mistake_is_named_with_file_key_value_and_what_is_accepted() {
     let cases: &[(&str, &str)] = &[
         ("flow: { max_flow: 5 }", "FILE: flow.max_flow: unknown key; did you mean flow.max_flows?"),
         ("colour: blue", "FILE: colour: unknown key"),
-        ("flow: { max_flows: many }", "FILE: flow.max_flows: `many` is not accepted; accepted: a whole number from 1 to 16000000"),
-        ("flow: { max_flows: 0 }", "FILE: flow.max_flows: `0` is not accepted; accepted: a whole number from 1 to 16000000"),
-        ("capture: { sampling_rate: 1.5 }", "FILE: capture.sampling_rate: `1.5` is not accepted; accepted: a number above 0 and up to 1"),
-        ("flow: { flow_timeout: 300 }", "FILE: flow.flow_timeout: `300` is not accepted; accepted: a duration with its unit, like 300s, 5m or 1h30m, of at least 1000ms"),
-        ("capture: { attach: xdp }", "FILE: capture.attach: `xdp` is not accepted; accepted: one of auto, tcx, clsact"),
-        ("capture: { interfaces: [\"eth[\"] }", "FILE: capture.interfaces: `[\"eth[\"]` is not accepted; accepted: a list of interface names or globs, like [\"eth0\", \"veth*\"]"),
-        ("resources: { memory_limit: lots }", "FILE: resources.memory_limit: `lots` is not accepted; accepted: a size, like 512Mi, 1Gi or 1G"),
-        ("features: { latency_tracking: { histogram_buckets: [5, 1] } }", "FILE: features.latency_tracking.histogram_buckets: `[5,1]` is not accepted; accepted: a list of ascending numbers above 0"),
+        (
+            "flow: { max_flows: many }",
+            "FILE: flow.max_flows: `many` is not accepted; accepted: a whole number from 1 to 16000000",
+        ),
+        (
+            "flow: { max_flows: 0 }",
+            "FILE: flow.max_flows: `0` is not accepted; accepted: a whole number from 1 to 16000000",
+        ),
+        (
+            "capture: { sampling_rate: 1.5 }",
+            "FILE: capture.sampling_rate: `1.5` is not accepted; accepted: a number above 0 and up to 1",
+        ),
+        (
+            "flow: { flow_timeout: 300 }",
+            "FILE: flow.flow_timeout: `300` is not accepted; accepted: a duration with its unit, like 300s, 5m or 1h30m, of at least 1000ms",
+        ),
+        (
+            "capture: { attach: xdp }",
+            "FILE: capture.attach: `xdp` is not accepted; accepted: one of auto, tcx, clsact",
+        ),
+        (
+            "capture: { interfaces: [\"eth[\"] }",
+            "FILE: capture.interfaces: `[\"eth[\"]` is not accepted; accepted: a list of interface names or globs, like [\"eth0\", \"veth*\"]",
+        ),
+        (
+            "resources: { memory_limit: lots }",
+            "FILE: resources.memory_limit: `lots` is not accepted; accepted: a size, like 512Mi, 1Gi or 1G",
+        ),
+        (
+            "features: { latency_tracking: { histogram_buckets: [5, 1] } }",
+            "FILE: features.latency_tracking.histogram_buckets: `[5,1]` is not accepted; accepted: a list of ascending numbers above 0",
+        ),
         ("flow: 7", "FILE: flow: `7` is not accepted; accepted: a section with keys of its own"),
         ("flow: { max_age: 5s, flow_timeout: 6s }", "are the same setting; give one of them"),
-        ("debug: { server: here }", "FILE: debug.server: `here` is not accepted; accepted: host:port, like 127.0.0.1:6060, or empty"),
+        (
+            "debug: { server: here }",
+            "FILE: debug.server: `here` is not accepted; accepted: host:port, like 127.0.0.1:6060, or empty",
+        ),
     ];
     for (text, expected) in cases {
         let (status, message) = check(text, &[]);
@@ -70,9 +101,18 @@ fn each_mistake_is_named_with_file_key_value_and_what_is_accepted() {
 
 #[test]
 fn all_mistakes_are_told_at_once() {
-    let (status, message) = check("flow: { max_flows: -1, connect_timeout: soon }\nlog: { level: loud }", &[("NETMON_BATCH_SIZE", "none")]);
+    let (status, message) = check(
+        "flow: { max_flows: -1, connect_timeout: soon }\nlog: { level: loud }",
+        &[("NETMON_BATCH_SIZE", "none")],
+    );
     assert_eq!(status, 2);
-    for part in ["4 mistakes", "flow.max_flows: `-1`", "flow.connect_timeout: `soon`", "log.level: `loud`", "NETMON_BATCH_SIZE: performance.batch_size: `none`"] {
+    for part in [
+        "4 mistakes",
+        "flow.max_flows: `-1`",
+        "flow.connect_timeout: `soon`",
+        "log.level: `loud`",
+        "NETMON_BATCH_SIZE: performance.batch_size: `none`",
+    ] {
         assert!(message.contains(part), "{part} in {message}");
     }
 }
@@ -95,7 +135,10 @@ fn a_variable_that_names_no_setting_is_a_mistake() {
 fn a_valid_configuration_is_said_to_be_so_and_a_missing_file_is_not() {
     assert_eq!(check("flow: { max_flows: 5 }", &[]).0, 0);
     assert_eq!(check("# nothing\n", &[]).0, 0);
-    let output = Command::new(env!("CARGO_BIN_EXE_netmon")).args(["--check-config", "--config", "/nowhere.yaml"]).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_netmon"))
+        .args(["--check-config", "--config", "/nowhere.yaml"])
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere.yaml: cannot be read"));
     let output = Command::new(env!("CARGO_BIN_EXE_netmon")).args(["--no-such-flag"]).output().unwrap();

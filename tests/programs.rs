@@ -56,7 +56,11 @@ impl Bench {
         assert_eq!(counters.seen[0], counters.outcomes[0].iter().sum::<u64>(), "seen = sum of outcomes");
         let packets: u64 = self.flows().iter().map(|flow| flow.counters().packets()).sum();
         let bytes: u64 = self.flows().iter().map(|flow| flow.counters().bytes()).sum();
-        assert_eq!((packets, bytes), (counters.outcomes[0][0], counters.counted_bytes[0]), "flows hold what was counted");
+        assert_eq!(
+            (packets, bytes),
+            (counters.outcomes[0][0], counters.counted_bytes[0]),
+            "flows hold what was counted"
+        );
     }
 }
 
@@ -69,7 +73,10 @@ fn flow_of(frame: &[u8]) -> String {
         [flow] => {
             let key = decode::key(&flow.cold).unwrap();
             let counters = flow.counters();
-            format!("{} {} {} {} {}", key.protocol, key.src, key.dst, counters.packets_sent, counters.bytes_sent)
+            format!(
+                "{} {} {} {} {}",
+                key.protocol, key.src, key.dst, counters.packets_sent, counters.bytes_sent
+            )
         }
         flows => format!("{} flows", flows.len()),
     }
@@ -87,7 +94,9 @@ fn assert_none(what: &str, frame: &[u8], outcome: Outcome, kind: nm_kind) {
 
 #[test]
 fn packets_that_make_sense_make_their_flow() {
-    let v4 = |protocol: u8, payload: &[u8]| ethernet(0x0800, &Ipv4 { protocol, ..Default::default() }.with(payload));
+    let v4 = |protocol: u8, payload: &[u8]| {
+        ethernet(0x0800, &Ipv4 { protocol, ..Default::default() }.with(payload))
+    };
     let plain = v4(17, &udp(1000, 53, None, b"hello"));
     let options = Ipv4 { options: vec![1; 40], ..Default::default() };
     let udp53 = udp(1000, 53, None, &[]);
@@ -97,7 +106,11 @@ fn packets_that_make_sense_make_their_flow() {
         ("udp", plain.clone(), "udp 10.0.0.1:1000 10.0.0.2:53 1 47"),
         ("padding counts, it was on the wire", padded(plain), "udp 10.0.0.1:1000 10.0.0.2:53 1 60"),
         ("tcp", v4(6, &tcp(2000, 443, SYN, 5, &[])), "tcp 10.0.0.1:2000 10.0.0.2:443 1 54"),
-        ("sctp", v4(132, &[0x0f, 0xa0, 0x0b, 0x80, 0, 0, 0, 0, 0, 0, 0, 0]), "sctp 10.0.0.1:4000 10.0.0.2:2944 1 46"),
+        (
+            "sctp",
+            v4(132, &[0x0f, 0xa0, 0x0b, 0x80, 0, 0, 0, 0, 0, 0, 0, 0]),
+            "sctp 10.0.0.1:4000 10.0.0.2:2944 1 46",
+        ),
         ("icmp echo", v4(1, &icmp(8, 0, 77)), "icmp 10.0.0.1:77 10.0.0.2:77 1 42"),
         ("icmp error", v4(1, &icmp(3, 1, 77)), "icmp 10.0.0.1:0 10.0.0.2:0 1 42"),
         ("gre", v4(47, &[0; 4]), "gre 10.0.0.1:0 10.0.0.2:0 1 38"),
@@ -119,13 +132,21 @@ fn packets_that_make_sense_make_their_flow() {
             "udp 10.0.0.1:5 10.0.0.2:6 1 50",
         ),
         ("ipv6", ethernet(0x86dd, &ipv6(17, None, &udp53)), "udp [fd00::1]:1000 [fd00::2]:53 1 62"),
-        ("icmpv6 echo", ethernet(0x86dd, &ipv6(58, None, &icmp(128, 0, 9))), "icmpv6 [fd00::1]:9 [fd00::2]:9 1 62"),
+        (
+            "icmpv6 echo",
+            ethernet(0x86dd, &ipv6(58, None, &icmp(128, 0, 9))),
+            "icmpv6 [fd00::1]:9 [fd00::2]:9 1 62",
+        ),
         (
             "hop-by-hop, routing, destination options",
             ethernet(0x86dd, &ipv6(0, None, &extension(43, 0, &routing))),
             "udp [fd00::1]:1000 [fd00::2]:53 1 94",
         ),
-        ("authentication header", ethernet(0x86dd, &ipv6(51, None, &ah)), "udp [fd00::1]:1000 [fd00::2]:53 1 86"),
+        (
+            "authentication header",
+            ethernet(0x86dd, &ipv6(51, None, &ah)),
+            "udp [fd00::1]:1000 [fd00::2]:53 1 86",
+        ),
         (
             "atomic fragment",
             ethernet(0x86dd, &ipv6(44, None, &fragment6(17, 0, false, 1, &udp53))),
@@ -142,7 +163,12 @@ fn packets_that_make_sense_make_their_flow() {
 fn what_is_not_ip_is_counted_by_kind() {
     let three_tags = ethernet(0x88a8, &tag(1, 0x8100, &tag(2, 0x8100, &tag(3, 0x0800, &[0; 40]))));
     assert_none("arp", &padded(ethernet(0x0806, &[0; 28])), Outcome::NotIp, nm_kind::NM_KIND_ARP);
-    assert_none("mpls", &padded(ethernet(0x8847, &[0; 40])), Outcome::NotIp, nm_kind::NM_KIND_OTHER_ETHERTYPE);
+    assert_none(
+        "mpls",
+        &padded(ethernet(0x8847, &[0; 40])),
+        Outcome::NotIp,
+        nm_kind::NM_KIND_OTHER_ETHERTYPE,
+    );
     assert_none("three tags", &three_tags, Outcome::NotIp, nm_kind::NM_KIND_VLAN_DEPTH);
 }
 
@@ -162,20 +188,56 @@ fn what_is_cut_short_or_lies_is_malformed_by_kind() {
         ("tag cut", ethernet(0x8100, &[0, 7]), nm_kind::NM_KIND_SHORT_LINK),
         // Behind a tag, since BPF_PROG_TEST_RUN itself refuses an untagged frame that ends in its IP header.
         ("ipv4 cut", ethernet(0x8100, &tag(1, 0x0800, &whole.with(&[])[..19])), nm_kind::NM_KIND_SHORT_IP),
-        ("ipv6 cut", ethernet(0x8100, &tag(1, 0x86dd, &ipv6(17, None, &[])[..39])), nm_kind::NM_KIND_SHORT_IP),
-        ("version 6 in an ipv4 frame", v4(&Ipv4 { version: 6, ..Default::default() }, &[0; 8]), nm_kind::NM_KIND_IP_VERSION),
-        ("ihl 4", v4(&Ipv4 { header_words: Some(4), ..Default::default() }, &[0; 8]), nm_kind::NM_KIND_IP_HEADER_LENGTH),
-        ("ihl 15 in 28 bytes", v4(&Ipv4 { header_words: Some(15), ..Default::default() }, &[0; 8]), nm_kind::NM_KIND_IP_HEADER_LENGTH),
-        ("total length beyond", v4(&Ipv4 { total_length: Some(2000), ..Default::default() }, &[0; 8]), nm_kind::NM_KIND_IP_TOTAL_LENGTH),
-        ("total length 10", v4(&Ipv4 { total_length: Some(10), ..Default::default() }, &[0; 8]), nm_kind::NM_KIND_IP_TOTAL_LENGTH),
-        ("total length 0", v4(&Ipv4 { total_length: Some(0), ..Default::default() }, &[0; 8]), nm_kind::NM_KIND_IP_TOTAL_LENGTH),
+        (
+            "ipv6 cut",
+            ethernet(0x8100, &tag(1, 0x86dd, &ipv6(17, None, &[])[..39])),
+            nm_kind::NM_KIND_SHORT_IP,
+        ),
+        (
+            "version 6 in an ipv4 frame",
+            v4(&Ipv4 { version: 6, ..Default::default() }, &[0; 8]),
+            nm_kind::NM_KIND_IP_VERSION,
+        ),
+        (
+            "ihl 4",
+            v4(&Ipv4 { header_words: Some(4), ..Default::default() }, &[0; 8]),
+            nm_kind::NM_KIND_IP_HEADER_LENGTH,
+        ),
+        (
+            "ihl 15 in 28 bytes",
+            v4(&Ipv4 { header_words: Some(15), ..Default::default() }, &[0; 8]),
+            nm_kind::NM_KIND_IP_HEADER_LENGTH,
+        ),
+        (
+            "total length beyond",
+            v4(&Ipv4 { total_length: Some(2000), ..Default::default() }, &[0; 8]),
+            nm_kind::NM_KIND_IP_TOTAL_LENGTH,
+        ),
+        (
+            "total length 10",
+            v4(&Ipv4 { total_length: Some(10), ..Default::default() }, &[0; 8]),
+            nm_kind::NM_KIND_IP_TOTAL_LENGTH,
+        ),
+        (
+            "total length 0",
+            v4(&Ipv4 { total_length: Some(0), ..Default::default() }, &[0; 8]),
+            nm_kind::NM_KIND_IP_TOTAL_LENGTH,
+        ),
         ("ipv6 length beyond", long_v6, nm_kind::NM_KIND_IP_TOTAL_LENGTH),
         ("extension beyond", runaway, nm_kind::NM_KIND_EXTENSION),
         ("nine extensions", ethernet(0x86dd, &ipv6(60, None, &chain)), nm_kind::NM_KIND_EXTENSION),
         ("udp cut", v4(&whole, &udp(1, 2, None, &[])[..7]), nm_kind::NM_KIND_SHORT_TRANSPORT),
         ("tcp cut", v4(&tcp4, &tcp(1, 2, SYN, 5, &[])[..19]), nm_kind::NM_KIND_SHORT_TRANSPORT),
-        ("icmp cut", v4(&Ipv4 { protocol: 1, ..Default::default() }, &[8, 0, 0, 0]), nm_kind::NM_KIND_SHORT_TRANSPORT),
-        ("the payload is only padding", padded(v4(&Ipv4 { total_length: Some(24), protocol: 6, ..Default::default() }, &[0; 4])), nm_kind::NM_KIND_SHORT_TRANSPORT),
+        (
+            "icmp cut",
+            v4(&Ipv4 { protocol: 1, ..Default::default() }, &[8, 0, 0, 0]),
+            nm_kind::NM_KIND_SHORT_TRANSPORT,
+        ),
+        (
+            "the payload is only padding",
+            padded(v4(&Ipv4 { total_length: Some(24), protocol: 6, ..Default::default() }, &[0; 4])),
+            nm_kind::NM_KIND_SHORT_TRANSPORT,
+        ),
         ("tcp offset 4", v4(&tcp4, &tcp(1, 2, SYN, 4, &[])), nm_kind::NM_KIND_TCP_OFFSET),
         ("tcp offset beyond", v4(&tcp4, &tcp(1, 2, SYN, 15, &[])), nm_kind::NM_KIND_TCP_OFFSET),
         ("udp length 4", v4(&whole, &udp(1, 2, Some(4), &[])), nm_kind::NM_KIND_UDP_LENGTH),
@@ -238,7 +300,8 @@ fn later_fragments_join_the_flow_of_their_first() {
     let orphan = Ipv4 { fragment: 185, id: 100, ..Default::default() };
     bench.see(&ethernet(0x0800, &first.with(&udp(1, 2, Some(3000), &[0; 100]))));
     bench.see(&ethernet(0x0800, &later.with(&[0xff; 50])));
-    bench.see(&ethernet(0x86dd, &ipv6(44, None, &fragment6(17, 0, true, 5, &udp(3, 4, Some(3000), &[0; 8])))));
+    bench
+        .see(&ethernet(0x86dd, &ipv6(44, None, &fragment6(17, 0, true, 5, &udp(3, 4, Some(3000), &[0; 8])))));
     bench.see(&ethernet(0x86dd, &ipv6(44, None, &fragment6(17, 2, false, 5, &[0xff; 40]))));
     assert_eq!(bench.flows().len(), 2, "a flow each for the IPv4 and the IPv6 datagram");
     assert!(bench.flows().iter().all(|flow| flow.counters().packets_sent == 2));
@@ -271,7 +334,11 @@ fn tcp_closes_by_fin_both_ways_or_by_rst() {
     let closed = |script: &[(bool, u8)]| {
         let bench = Bench::new();
         for (forth, flags) in script {
-            let bytes = if *forth { ip.with(&tcp(5, 6, *flags, 5, &[])) } else { back.with(&tcp(6, 5, *flags, 5, &[])) };
+            let bytes = if *forth {
+                ip.with(&tcp(5, 6, *flags, 5, &[]))
+            } else {
+                back.with(&tcp(6, 5, *flags, 5, &[]))
+            };
             bench.see(&ethernet(0x0800, &bytes));
         }
         bench.flows()[0].hot.closed_ns > 0

@@ -1,155 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The flow table: find a slot by fingerprint, claim one, count a packet. Two buckets are tried for each
- * flow, the emptier one takes it (two-choice hashing: no overflow below three quarters full). bpf/README.md
- * tells why this structure and how slots are freed without losing a packet.
+ * From a parsed packet to its flow: which flow, who opened it, on whose account the packet goes, and when the agent
+ * is told.
  */
 #ifndef NM_FLOW_H
 #define NM_FLOW_H
 
 #include "nm_packet.h"
 #include "nm_event.h"
+#include "nm_table.h"
 
 #define NM_OWNER_SILENCE_TICKS 954 /* one second */
-#define NM_TCP_FIN 0x01
-#define NM_TCP_SYN 0x02
-#define NM_TCP_RST 0x04
-#define NM_TCP_ACK 0x10
-
-struct nm_place {
-	struct nm_bucket *bucket;
-	u32 index; /* of the bucket in its table */
-	u32 table;
-	u32 *slot; /* in the bucket; kept in the scratch so that eight slots are one path */
-};
-
-static __always_inline struct nm_bucket *nm_bucket_at(u32 table, u32 index)
-{
-	void *inner = bpf_map_lookup_elem(&nm_tables, &table);
-
-	return inner ? bpf_map_lookup_elem(inner, &index) : NULL;
-}
-
-/* The two buckets of a tag: the low and the next 31 bits, scaled to the table. */
-static __always_inline u32 nm_first_bucket(u64 tag, u32 buckets)
-{
-	return (tag & 0xffffffff) * buckets >> 32;
-}
-
-static __always_inline u32 nm_second_bucket(u64 tag, u32 buckets)
-{
-	return (tag >> 32 & 0x7fffffff) * buckets >> 31;
-}
-
-static __always_inline bool nm_find_in(struct nm_place *at, u64 tag)
-{
-	u32 i;
-
-	at->bucket = nm_bucket_at(at->table, at->index);
-	if (!at->bucket)
-		return false;
-#pragma unroll
-	for (i = 0; i < NM_SLOTS; i++) {
-		if (at->bucket->tags[i] == tag) {
-			*at->slot = i;
-			return true;
-		}
-	}
-	return false;
-}
-
-static __always_inline bool nm_find_table(struct nm_place *at, u64 tag, u32 table)
-{
-	u32 buckets = nm_control.buckets[table & (NM_TABLES - 1)];
-
-	at->table = table;
-	at->index = nm_first_bucket(tag, buckets);
-	if (nm_find_in(at, tag))
-		return true;
-	at->index = nm_second_bucket(tag, buckets);
-	return nm_find_in(at, tag);
-}
-
-static __always_inline bool nm_find(struct nm_place *at, u64 tag)
-{
-	u32 previous;
-
-	if (nm_find_table(at, tag, nm_control.current))
-		return true;
-	previous = nm_control.previous;
-	return previous != NM_NO_TABLE && nm_find_table(at, tag, previous);
-}
-
-static __always_inline u32 nm_count_free(const struct nm_bucket *bucket)
-{
-	u32 taken = 0, i;
-
-	/* Arithmetic instead of a test: sixteen tests would be 65 536 paths to the verifier. */
-#pragma unroll
-	for (i = 0; i < NM_SLOTS; i++) {
-		u64 word = bucket->tags[i] | -bucket->tags[i];
-
-		barrier_var(word);
-		taken += word >> 63;
-	}
-	return NM_SLOTS - taken;
-}
-
-/*
- * Claims a slot of the current table and fills it from `cold` and `hot`. True also when another CPU has
- * claimed one for the same flow meanwhile (*fresh is then false). Two CPUs that choose different
- * buckets for one flow at the same moment leave two slots: both live, both counted, told as one by the
- * agent's sums; a lookup finds the first.
- */
-static __always_inline bool nm_claim(struct nm_place *at, u64 tag, const struct nm_cold *cold, const struct nm_hot *hot,
-				     bool *fresh)
-{
-	u32 table = nm_control.current, buckets = nm_control.buckets[table & (NM_TABLES - 1)];
-	u32 first = nm_first_bucket(tag, buckets), second = nm_second_bucket(tag, buckets);
-	struct nm_bucket *one = nm_bucket_at(table, first), *two = nm_bucket_at(table, second), *bucket;
-	u32 free_one, free_two, index, lock_index, i, slot = NM_SLOTS;
-	struct nm_lock *lock;
-
-	if (!one || !two)
-		return false;
-	free_one = nm_count_free(one);
-	free_two = nm_count_free(two);
-	bucket = free_one >= free_two ? one : two;
-	index = free_one >= free_two ? first : second;
-	if (free_one <= 1 && free_two <= 1)
-		nm_control.pressure = 1;
-	lock_index = index & 1023;
-	lock = bpf_map_lookup_elem(&nm_locks, &lock_index);
-	if (!lock)
-		return false;
-
-	*fresh = false;
-	bpf_spin_lock(&lock->lock);
-#pragma unroll
-	for (i = 0; i < NM_SLOTS; i++) {
-		u64 t = bucket->tags[i];
-
-		if (t == tag) {
-			slot = i;
-			goto found;
-		}
-		if (!t && slot == NM_SLOTS)
-			slot = i;
-	}
-	if (slot < NM_SLOTS) {
-		bucket->cold[slot] = *cold;
-		bucket->hot[slot] = *hot;
-		bucket->tags[slot] = tag;
-		*fresh = true;
-	}
-found:
-	bpf_spin_unlock(&lock->lock);
-	at->bucket = bucket;
-	at->index = index;
-	*at->slot = slot;
-	at->table = table;
-	return slot < NM_SLOTS;
-}
+#define NM_TCP_FIN	       0x01
+#define NM_TCP_SYN	       0x02
+#define NM_TCP_RST	       0x04
+#define NM_TCP_ACK	       0x10
 
 /* Side of the sender in the canonical key: the lower end is side 0. */
 static __always_inline u32 nm_sender_side(const struct nm_packet *p)
@@ -221,6 +86,7 @@ static __always_inline bool nm_open(struct __sk_buff *skb, struct nm_place *at, 
 	cold.icmp_code = p->icmp_code;
 	cold.start_ns = bpf_ktime_get_ns();
 	nm_set_opener(&cold, p, side);
+	hot.handshake = p->protocol == IPPROTO_TCP && cold.opener_seen;
 	hot.report_ticks = now_ticks;
 	hot.seen_ticks[0] = now_ticks;
 	hot.seen_ticks[1] = now_ticks;
@@ -238,7 +104,7 @@ static __always_inline void nm_remember(struct nm_cold *cold, u32 owner)
 	u32 i;
 
 #pragma unroll
-	for (i = 0; i < 3; i++) {
+	for (i = 0; i < 2; i++) {
 		if (cold->others[i] == owner)
 			return;
 		if (!cold->others[i]) {
@@ -268,7 +134,7 @@ static __always_inline void nm_measure(struct __sk_buff *skb, u32 header_bytes, 
 }
 
 static __always_inline enum nm_outcome nm_count(struct __sk_buff *skb, const struct nm_place *at,
-						 const struct nm_scratch *scratch, u32 side, u32 owner, u32 now_ticks)
+						const struct nm_scratch *scratch, u32 side, u32 owner, u32 now_ticks)
 {
 	const struct nm_packet *p = &scratch->packet;
 	u32 slot = *at->slot & (NM_SLOTS - 1);
@@ -297,6 +163,14 @@ static __always_inline enum nm_outcome nm_count(struct __sk_buff *skb, const str
 		flags = hot->tcp_flags[side];
 		if (p->tcp_flags & ~flags)
 			hot->tcp_flags[side] = flags | p->tcp_flags;
+		/* The opener's first ACK after the other side's SYN ends the handshake. */
+		if (hot->handshake && side == cold->opener && p->tcp_flags & NM_TCP_ACK &&
+		    hot->tcp_flags[!side] & NM_TCP_SYN) {
+			u64 us = (bpf_ktime_get_ns() - cold->start_ns) / 1000;
+
+			hot->handshake = 0;
+			cold->handshake_us = us > 0xffffffff ? 0xffffffff : us ?: 1;
+		}
 		if (p->tcp_flags & (NM_TCP_FIN | NM_TCP_RST) && !hot->closed_ns &&
 		    (p->tcp_flags & NM_TCP_RST || hot->tcp_flags[!side] & NM_TCP_FIN)) {
 			hot->closed_ns = bpf_ktime_get_ns();
@@ -336,9 +210,10 @@ static __always_inline enum nm_outcome nm_account(struct __sk_buff *skb, struct 
 	u32 side = nm_sender_side(p), owner = skb->ifindex << 1 | hook;
 	u32 now_ticks = nm_now_coarse_ns() >> NM_TICK_SHIFT;
 	u64 hash = nm_hash(p, side), tag = hash & ~NM_DEAD;
-	struct nm_place at = { .slot = &scratch->slot };
+	struct nm_place at = {.slot = &scratch->slot};
 
-	if (nm_control.sample_below != 0xffffffff && (u32)(hash * 0x9e3779b97f4a7c15ULL >> 32) >= nm_control.sample_below)
+	if (nm_control.sample_below != 0xffffffff &&
+	    (u32)(hash * 0x9e3779b97f4a7c15ULL >> 32) >= nm_control.sample_below)
 		return NM_SAMPLED_OUT;
 	if (!tag)
 		tag = 1;

@@ -98,7 +98,7 @@ struct {
 
 /* What parsing found out. Word-sized reads and writes only. */
 struct nm_packet {
-	u64 source[2];	    /* network order, raw; IPv4 in the first word's first four bytes */
+	u64 source[2]; /* network order, raw; IPv4 in the first word's first four bytes */
 	u64 destination[2];
 	u16 source_port_be;
 	u16 destination_port_be;
@@ -107,10 +107,10 @@ struct nm_packet {
 	u8 tcp_flags;
 	u8 icmp_type;
 	u8 icmp_code;
-	u8 is_request;	    /* ICMP echo request */
-	u8 is_reply;	    /* ICMP echo reply */
-	u8 kind;	    /* why not IP or malformed */
-	u32 header_bytes;   /* link to transport header: what each segment of a super-packet carries */
+	u8 is_request;	  /* ICMP echo request */
+	u8 is_reply;	  /* ICMP echo reply */
+	u8 kind;	  /* why not IP or malformed */
+	u32 header_bytes; /* link to transport header: what each segment of a super-packet carries */
 };
 
 /*
@@ -132,8 +132,8 @@ struct {
 } nm_scratch SEC(".maps") __weak;
 
 /* Set before load. */
-const volatile u64 nm_hash_key[2] __weak;  /* random, this run's */
-const volatile u32 nm_transport __weak;	   /* enum nm_transport */
+const volatile u64 nm_hash_key[2] __weak; /* random, this run's */
+const volatile u32 nm_transport __weak;	  /* enum nm_transport */
 
 struct nm_control nm_control __weak;
 

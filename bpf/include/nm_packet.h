@@ -76,8 +76,8 @@ static __always_inline enum nm_outcome nm_parse_ipv4(struct __sk_buff *skb, stru
 	*(u32 *)&p->source[0] = ip->saddr;
 	*(u32 *)&p->destination[0] = ip->daddr;
 	fragment = bpf_ntohs(ip->frag_off);
-	return nm_parse_transport(skb, p, offset + header, offset + total, fragment & 0x1fff,
-				  fragment & 0x2000, ip->id);
+	return nm_parse_transport(skb, p, offset + header, offset + total, fragment & 0x1fff, fragment & 0x2000,
+				  ip->id);
 }
 
 static __always_inline enum nm_outcome nm_parse_ipv6(struct __sk_buff *skb, struct nm_packet *p, u32 offset)

@@ -16,9 +16,9 @@ struct nm_icmp {
 	u16 echo_sequence;
 };
 
-#define NM_ICMP_ECHO 8 /* RFC 792 */
-#define NM_ICMP_ECHO_REPLY 0
-#define NM_ICMPV6_ECHO 128 /* RFC 4443 */
+#define NM_ICMP_ECHO	     8 /* RFC 792 */
+#define NM_ICMP_ECHO_REPLY   0
+#define NM_ICMPV6_ECHO	     128 /* RFC 4443 */
 #define NM_ICMPV6_ECHO_REPLY 129
 
 /* Word of a datagram in nm_fragments: 32 bits of check above, the ports below. */
@@ -40,8 +40,8 @@ static __always_inline u64 *nm_fragment_word(struct nm_packet *p, u32 id, u64 *c
 	return bpf_map_lookup_elem(&nm_fragments, &index);
 }
 
-static __always_inline enum nm_outcome nm_parse_ports(struct __sk_buff *skb, struct nm_packet *p, u32 offset,
-						       u32 end, bool whole)
+static __always_inline enum nm_outcome nm_parse_ports(struct __sk_buff *skb, struct nm_packet *p, u32 offset, u32 end,
+						      bool whole)
 {
 	if (p->protocol == IPPROTO_TCP) {
 		struct tcphdr copy, *tcp = nm_header(skb, offset, &copy, sizeof(copy));
@@ -97,7 +97,7 @@ static __always_inline enum nm_outcome nm_parse_ports(struct __sk_buff *skb, str
 }
 
 static __always_inline enum nm_outcome nm_parse_transport(struct __sk_buff *skb, struct nm_packet *p, u32 offset,
-							   u32 end, u32 fragment, u32 more, u32 id)
+							  u32 end, u32 fragment, u32 more, u32 id)
 {
 	enum nm_outcome outcome;
 	u64 check, *word;

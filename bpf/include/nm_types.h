@@ -15,12 +15,12 @@ typedef __u16 u16;
 typedef __u32 u32;
 typedef __u64 u64;
 
-#define NM_SLOTS 8		/* slots in a bucket */
-#define NM_TABLES 4		/* outer entries: two in use at a time, one spare, one for grace periods */
-#define NM_NO_TABLE 0xffffffff	/* nm_control.previous when there is none */
-#define NM_DEAD (1ULL << 63)	/* tag bit: no packet may find this slot any more */
+#define NM_SLOTS      8		   /* slots in a bucket */
+#define NM_TABLES     4		   /* outer entries: two in use at a time, one spare, one for grace periods */
+#define NM_NO_TABLE   0xffffffff   /* nm_control.previous when there is none */
+#define NM_DEAD	      (1ULL << 63) /* tag bit: no packet may find this slot any more */
 #define NM_TICK_SHIFT 20
-#define NM_NEAR 256 /* interfaces that are found without hashing */
+#define NM_NEAR	      256 /* interfaces that are found without hashing */
 
 enum nm_hook { NM_INGRESS, NM_EGRESS, NM_HOOKS };
 
@@ -83,7 +83,8 @@ struct nm_hot {
 	u32 owner[2];	  /* who counts this direction: ifindex << 1 | hook; 0 = nobody yet */
 	u32 report_ticks; /* last event about this flow */
 	u8 tcp_flags[2];  /* union of the flags sent by each side (RFC 9293 bits) */
-	u8 pad[2];
+	u8 handshake;	  /* 1 = a TCP handshake that was seen from its SYN is not through yet */
+	u8 pad;
 	u64 closed_ns; /* when TCP closed; 0 = it has not */
 };
 _Static_assert(sizeof(struct nm_hot) == 64, "one cache line");
@@ -96,9 +97,10 @@ struct nm_cold {
 	u8 family; /* 4 or 6 */
 	u8 opener; /* side that opened the conversation, as far as known */
 	u8 opener_seen;
-	u64 start_ns;  /* first packet; in a slot that was moved: the slot it moved to */
-	u32 others[3]; /* further owners-to-be: ifindex << 1 | hook; a lost race leaves one out */
-	u8 icmp_type;  /* of the first packet */
+	u64 start_ns;	  /* first packet; in a slot that was moved: the slot it moved to */
+	u32 others[2];	  /* further owners-to-be: ifindex << 1 | hook; a lost race leaves one out */
+	u32 handshake_us; /* SYN to the ACK that ended the handshake; 0 = not measured */
+	u8 icmp_type;	  /* of the first packet */
 	u8 icmp_code;
 	u8 agent_direction; /* the agent's own note, never touched by the programs */
 	u8 agent_flags;	    /* NM_FLAG_MOVED is set by nm_move, the rest is the agent's */
@@ -143,8 +145,8 @@ struct nm_volume {
 
 /* Switches and words between agent and programs, in .bss; all single stores. */
 struct nm_control {
-	u32 current;	  /* table that takes new flows */
-	u32 previous;	  /* table being emptied, or NM_NO_TABLE */
+	u32 current;  /* table that takes new flows */
+	u32 previous; /* table being emptied, or NM_NO_TABLE */
 	u32 buckets[NM_TABLES];
 	u32 sample_below; /* a flow is kept when the low half of its mixed hash is below; ~0 keeps all */
 	u32 interval_ticks;

@@ -222,14 +222,32 @@ mod tests {
     #[test]
     fn every_parameter_takes_what_it_says_and_refuses_the_rest() {
         let good = [
-            ("protocol", "tcp"), ("ip", "fd00::1"), ("cidr", "10.0.0.0/8"), ("port", "443"), ("status", "failed"),
-            ("reason", "refused"), ("interface", "eth0"), ("since", "5m"), ("since", "2026-11-23T08:00:00Z"),
-            ("pod", "shop/cart"), ("limit", "10"), ("sort", "bytes"), ("app", "tls"),
+            ("protocol", "tcp"),
+            ("ip", "fd00::1"),
+            ("cidr", "10.0.0.0/8"),
+            ("port", "443"),
+            ("status", "failed"),
+            ("reason", "refused"),
+            ("interface", "eth0"),
+            ("since", "5m"),
+            ("since", "2026-11-23T08:00:00Z"),
+            ("pod", "shop/cart"),
+            ("limit", "10"),
+            ("sort", "bytes"),
+            ("app", "tls"),
         ];
         for (name, value) in good {
             Filter::default().set(name, value, Timestamp::UNIX_EPOCH).unwrap();
         }
-        for (name, value) in [("protocol", "carrier-pigeon"), ("ip", "10.0.0"), ("cidr", "10.0.0.0/33"), ("port", "70000"), ("since", "-5m"), ("sort", "colour"), ("colour", "red")] {
+        for (name, value) in [
+            ("protocol", "carrier-pigeon"),
+            ("ip", "10.0.0"),
+            ("cidr", "10.0.0.0/33"),
+            ("port", "70000"),
+            ("since", "-5m"),
+            ("sort", "colour"),
+            ("colour", "red"),
+        ] {
             let error = Filter::default().set(name, value, Timestamp::UNIX_EPOCH).unwrap_err();
             assert_eq!((error.name.as_str(), error.value.as_str()), (name, value));
         }

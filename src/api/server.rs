@@ -72,7 +72,9 @@ fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
 fn answer(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(warp::http::header::CONTENT_TYPE, warp::http::HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(warp::http::header::CONTENT_TYPE, warp::http::HeaderValue::from_static(kind));
     response
 }
 
@@ -116,7 +118,11 @@ fn parse(pairs: &[(String, String)]) -> Result<Request, super::filter::BadParame
 }
 
 /// Serves until `until` is over.
-pub async fn serve<S: Source>(listener: UnixListener, source: Arc<S>, until: impl Future<Output = ()> + Send + 'static) {
+pub async fn serve<S: Source>(
+    listener: UnixListener,
+    source: Arc<S>,
+    until: impl Future<Output = ()> + Send + 'static,
+) {
     let (over, _) = broadcast::channel::<()>(1);
     let slots = Arc::new(Semaphore::new(DUMPS));
     let given = {
@@ -153,7 +159,10 @@ pub async fn serve<S: Source>(listener: UnixListener, source: Arc<S>, until: imp
                     Err(bad) => return Reply(error(StatusCode::BAD_REQUEST, &bad.to_string())),
                 };
                 let Ok(slot) = slots.try_acquire_owned() else {
-                    return Reply(error(StatusCode::SERVICE_UNAVAILABLE, "too many dumps at once; try again"));
+                    return Reply(error(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "too many dumps at once; try again",
+                    ));
                 };
                 let (chunks, body) = mpsc::channel(CHUNKS);
                 let updates = request.follow.then(|| source.subscribe());
@@ -168,9 +177,8 @@ pub async fn serve<S: Source>(listener: UnixListener, source: Arc<S>, until: imp
             }
         },
     );
-    let unknown = warp::any().map(|| {
-        Reply(error(StatusCode::NOT_FOUND, "there are /v1/status, /v1/flows and /v1/stats/flows"))
-    });
+    let unknown = warp::any()
+        .map(|| Reply(error(StatusCode::NOT_FOUND, "there are /v1/status, /v1/flows and /v1/stats/flows")));
     let routes = warp::get().and(status.or(stats).unify().or(flows).unify().or(unknown).unify());
     let stop = async move {
         until.await;
@@ -225,7 +233,11 @@ impl Lines {
             return ControlFlow::Continue(());
         }
         let chunk = Bytes::from(std::mem::replace(&mut self.text, Vec::with_capacity(CHUNK_BYTES + 2048)));
-        if self.chunks.blocking_send(chunk).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        if self.chunks.blocking_send(chunk).is_ok() {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
     }
 }
 
@@ -240,7 +252,8 @@ async fn dump<S: Source>(
     let filter = Arc::new(filter);
     let lines = Lines { chunks: chunks.clone(), text: Vec::new(), left: filter.limit.unwrap_or(usize::MAX) };
     let (now_source, now_filter) = (Arc::clone(&source), Arc::clone(&filter));
-    let printed = tokio::task::spawn_blocking(move || print_all(&*now_source, &now_filter, which, lines)).await;
+    let printed =
+        tokio::task::spawn_blocking(move || print_all(&*now_source, &now_filter, which, lines)).await;
     let (Some(mut updates), Ok(Some(mut left))) = (updates, printed) else { return };
     loop {
         let batch = tokio::select! {
@@ -254,7 +267,10 @@ async fn dump<S: Source>(
                 let presenter = source.presenter();
                 for update in batch.updates.iter().filter(|update| filter.may_match(&update.flow)) {
                     let record = presenter.record(&update.flow);
-                    if left > 0 && filter.matches(&record) && serde_json::to_writer(&mut text, &record).is_ok() {
+                    if left > 0
+                        && filter.matches(&record)
+                        && serde_json::to_writer(&mut text, &record).is_ok()
+                    {
                         text.push(b'\n');
                         left -= 1;
                     }

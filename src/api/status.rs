@@ -164,10 +164,16 @@ impl FlowTally {
         self.stats.top_talkers = pairs
             .into_iter()
             .take(10)
-            .map(|((src, dst), (bytes, flows))| Talker { src: src.to_string(), dst: dst.to_string(), bytes, flows })
+            .map(|((src, dst), (bytes, flows))| Talker {
+                src: src.to_string(),
+                dst: dst.to_string(),
+                bytes,
+                flows,
+            })
             .collect();
         self.stats.map_bytes = map_bytes;
-        self.stats.bytes_per_flow = (self.stats.total > 0).then(|| map_bytes as f64 / self.stats.total as f64);
+        self.stats.bytes_per_flow =
+            (self.stats.total > 0).then(|| map_bytes as f64 / self.stats.total as f64);
         self.stats
     }
 }

@@ -20,7 +20,13 @@ pub enum Output {
 #[command(name = "netmon-cli", version, about)]
 pub struct Arguments {
     /// Control socket of the agent
-    #[arg(long, global = true, env = "NETMON_SOCKET", default_value = "/run/netmon/netmon.sock", value_name = "PATH")]
+    #[arg(
+        long,
+        global = true,
+        env = "NETMON_SOCKET",
+        default_value = "/run/netmon/netmon.sock",
+        value_name = "PATH"
+    )]
     pub socket: PathBuf,
     /// How answers are shown
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]

@@ -60,7 +60,8 @@ impl Client {
     }
 
     async fn ask(&self, path: &str, query: &[(String, String)]) -> Result<Response<Incoming>> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| unreachable(&error, &self.socket))?;
+        let stream =
+            UnixStream::connect(&self.socket).await.map_err(|error| unreachable(&error, &self.socket))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("greet the agent")?;
         // Its end is seen as the end of the body.
@@ -72,7 +73,10 @@ impl Client {
             uri.push('=');
             encode(value, &mut uri);
         }
-        let request = Request::get(uri).header("host", "netmon").body(Empty::<Bytes>::new()).context("ask the agent")?;
+        let request = Request::get(uri)
+            .header("host", "netmon")
+            .body(Empty::<Bytes>::new())
+            .context("ask the agent")?;
         let response = sender.send_request(request).await.context("ask the agent")?;
         if response.status() == StatusCode::OK {
             return Ok(response);

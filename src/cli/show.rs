@@ -18,7 +18,11 @@ fn print(text: &str) -> Result<()> {
 }
 
 fn document(value: &impl Serialize, output: Output) -> Result<()> {
-    let text = if output == Output::Json { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
+    let text = if output == Output::Json {
+        serde_json::to_string_pretty(value)
+    } else {
+        serde_json::to_string(value)
+    };
     print(&text.context("write JSON")?)
 }
 
@@ -30,23 +34,50 @@ pub fn status(status: &Status, output: Output) -> Result<()> {
     let stats = &status.kernel_stats;
     let lost = stats.events_lost;
     let mut lines = vec![
-        format!("netmon {} (pid {}), {} mode, kernel {}", status.version, status.pid, status.mode, status.kernel),
+        format!(
+            "netmon {} (pid {}), {} mode, kernel {}",
+            status.version, status.pid, status.mode, status.kernel
+        ),
         format!("up         {}", duration(status.uptime_seconds * 1_000_000)),
         format!("config     {}", status.config_file.as_deref().unwrap_or("none: defaults")),
-        if status.ready { "ready      yes".into() } else { format!("ready      no: waiting for {}", status.waiting_for.join("; ")) },
-        format!("events     by {}, {} read, {} lost", status.transport, stats.events_processed, lost.buffer_full + lost.invalid),
+        if status.ready {
+            "ready      yes".into()
+        } else {
+            format!("ready      no: waiting for {}", status.waiting_for.join("; "))
+        },
+        format!(
+            "events     by {}, {} read, {} lost",
+            status.transport,
+            stats.events_processed,
+            lost.buffer_full + lost.invalid
+        ),
         format!(
             "flow table {} flows of {} at most, {} slots, {} of kernel memory",
-            stats.table.entries, stats.table.capacity, stats.table.slots, bytes(stats.table.map_bytes)
+            stats.table.entries,
+            stats.table.capacity,
+            stats.table.slots,
+            bytes(stats.table.map_bytes)
         ),
     ];
     let books = &status.accounting;
-    let outcomes: Vec<String> =
-        books.outcomes.iter().filter(|(_, count)| **count > 0).map(|(name, count)| format!("{count} {name}")).collect();
-    lines.push(format!("packets    {} seen = {}", books.seen, if outcomes.is_empty() { "0".into() } else { outcomes.join(" + ") }));
+    let outcomes: Vec<String> = books
+        .outcomes
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect();
+    lines.push(format!(
+        "packets    {} seen = {}",
+        books.seen,
+        if outcomes.is_empty() { "0".into() } else { outcomes.join(" + ") }
+    ));
     lines.push(format!(
         "books      {}; flows hold {} packets, {}",
-        if books.conserved { "every packet has its outcome" } else { "A PACKET HAS NO OUTCOME: please report this" },
+        if books.conserved {
+            "every packet has its outcome"
+        } else {
+            "A PACKET HAS NO OUTCOME: please report this"
+        },
         books.flow_packets,
         bytes(books.flow_bytes)
     ));
@@ -86,7 +117,12 @@ pub fn flow_stats(stats: &FlowStats, output: Output) -> Result<()> {
     print(&format!("{table}\n"))?;
     let mut table = tables::table(&["TOP TALKERS", "WITH", "BYTES", "FLOWS"]);
     for talker in &stats.top_talkers {
-        table.add_row([talker.src.clone(), talker.dst.clone(), bytes(talker.bytes), talker.flows.to_string()]);
+        table.add_row([
+            talker.src.clone(),
+            talker.dst.clone(),
+            bytes(talker.bytes),
+            talker.flows.to_string(),
+        ]);
     }
     print(&table.to_string())
 }
@@ -123,7 +159,8 @@ pub async fn flows(mut lines: Lines, output: Output, follow: bool, shorten: Opti
             while let Some(line) = lines.next().await? {
                 match serde_json::from_slice::<FlowRecord>(&line) {
                     Ok(record) => {
-                        let [protocol, src, dst, state, _, sent, received, lasted, _] = tables::flow_cells(&record);
+                        let [protocol, src, dst, state, _, sent, received, lasted, _] =
+                            tables::flow_cells(&record);
                         writeln!(
                             out,
                             "{}  {protocol:<6} {src:<22} {dst:<22} {state:<16} {sent:>10} {received:>10} {lasted:>9}",
@@ -149,7 +186,10 @@ pub async fn flows(mut lines: Lines, output: Output, follow: bool, shorten: Opti
             }
             writeln!(out, "{table}")?;
             if more {
-                writeln!(out, "... and more: these are the {shown} heaviest; --limit N shows N, --output ndjson all")?;
+                writeln!(
+                    out,
+                    "... and more: these are the {shown} heaviest; --limit N shows N, --output ndjson all"
+                )?;
             }
         }
     }

@@ -87,7 +87,10 @@ mod tests {
     fn numbers_are_told_in_fitting_units() {
         assert_eq!((bytes(0), bytes(1023), bytes(1536)), ("0 B".into(), "1023 B".into(), "1.5 KiB".into()));
         assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
-        assert_eq!((duration(7), duration(1_500), duration(2_500_000)), ("7 us".into(), "1.5 ms".into(), "2.5 s".into()));
+        assert_eq!(
+            (duration(7), duration(1_500), duration(2_500_000)),
+            ("7 us".into(), "1.5 ms".into(), "2.5 s".into())
+        );
         assert_eq!(duration(3_725_000_000), "1h02m05s");
     }
 }

@@ -89,7 +89,11 @@ impl Collector {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn start(mut object: Object, settings: &Settings, batches: mpsc::Sender<Arc<Batch>>) -> std::io::Result<Self> {
+    pub fn start(
+        mut object: Object,
+        settings: &Settings,
+        batches: mpsc::Sender<Arc<Batch>>,
+    ) -> std::io::Result<Self> {
         let tables = Tables::install(&mut object, settings.max_flows)?;
         // Packets of interfaces that no name is known for (test runs) are counted too.
         object.add_interface(0, 14)?;
@@ -106,7 +110,8 @@ impl Collector {
         let view = handle.view.clone();
         let thread = std::thread::Builder::new().name("netmon-collector".into()).spawn(move || {
             // The reading end is bound to its thread, so it is opened here.
-            let opened = Events::open(&object, nudge.clone()).and_then(|e| Ok((e, Grace::start(&object, nudge)?)));
+            let opened =
+                Events::open(&object, nudge.clone()).and_then(|e| Ok((e, Grace::start(&object, nudge)?)));
             match opened {
                 Ok((events, grace)) => {
                     let _ = ready.send(Ok(()));

@@ -70,13 +70,19 @@ impl Hooks {
             Ok(attachment) => {
                 tracing::info!(interface = %interface.name, index = interface.index, method = attachment.method().name(), "attached");
             }
-            Err(error) => tracing::warn!(interface = %interface.name, index = interface.index, %error, "not watched"),
+            Err(error) => {
+                tracing::warn!(interface = %interface.name, index = interface.index, %error, "not watched")
+            }
         }
         let entry = Entry { name: interface.name.clone(), local_peer: interface.local_peer, attachment };
         self.entries.insert(interface.index, entry);
     }
 
-    fn try_attach(object: &Object, interface: &Interface, method: Option<Method>) -> Result<Attachment, String> {
+    fn try_attach(
+        object: &Object,
+        interface: &Interface,
+        method: Option<Method>,
+    ) -> Result<Attachment, String> {
         let link_bytes = match interface.link_layer {
             LinkLayer::Ethernet => ETHERNET_BYTES,
             LinkLayer::Raw => 0,
@@ -122,8 +128,12 @@ impl Hooks {
 
     /// Folds the counters of interfaces whose programs have all finished.
     pub fn tend(&mut self, object: &Object, grace: &Grace) {
-        let passed: Vec<u32> =
-            self.leaving.iter().filter(|(number, _)| grace.passed(*number)).map(|(_, index)| *index).collect();
+        let passed: Vec<u32> = self
+            .leaving
+            .iter()
+            .filter(|(number, _)| grace.passed(*number))
+            .map(|(_, index)| *index)
+            .collect();
         for index in passed {
             self.settle_one(object, index);
         }

@@ -24,6 +24,8 @@ pub mod note {
     pub const LEAVING: u8 = 2;
     /// Its attempt has timed out.
     pub const TIMED_OUT: u8 = 4;
+    /// Its handshake's time has been told.
+    pub const HANDSHAKE: u8 = 16;
     /// It is in the list of dead slots.
     pub const DYING: u8 = 8;
 }
@@ -102,6 +104,7 @@ pub fn flow(snapshot: &Snapshot, context: &Context, now_ns: u64, gone: bool) -> 
         status,
         reason,
         tcp_flags: flags,
+        handshake_us: (cold.handshake_us > 0).then_some(cold.handshake_us),
         icmp: matches!(cold.protocol, 1 | 58).then_some((cold.icmp_type, cold.icmp_code)),
         opener_seen: cold.opener_seen != 0,
         seen_on: places.interfaces(),
@@ -129,7 +132,8 @@ pub fn attempt_open(snapshot: &Snapshot) -> bool {
 
 fn delta(snapshot: &Snapshot, told: nm_told) -> (Counters, nm_told) {
     let opener = usize::from(snapshot.cold.opener & 1);
-    let packets = |side: usize| u64::from((snapshot.hot.packets[side] as u32).wrapping_sub(told.packets[side]));
+    let packets =
+        |side: usize| u64::from((snapshot.hot.packets[side] as u32).wrapping_sub(told.packets[side]));
     let bytes = |side: usize| snapshot.hot.bytes[side].saturating_sub(told.bytes[side]);
     let difference = Counters {
         packets_sent: packets(opener),
@@ -142,6 +146,13 @@ fn delta(snapshot: &Snapshot, told: nm_told) -> (Counters, nm_told) {
         packets: [snapshot.hot.packets[0] as u32, snapshot.hot.packets[1] as u32],
     };
     (difference, now)
+}
+
+/// The handshake's time if it has not been told yet; notes that it is told now.
+fn handshake_news(snapshot: &mut Snapshot) -> Option<u32> {
+    let news = snapshot.cold.handshake_us > 0 && snapshot.cold.agent_flags & note::HANDSHAKE == 0;
+    snapshot.cold.agent_flags |= if news { note::HANDSHAKE } else { 0 };
+    news.then_some(snapshot.cold.handshake_us)
 }
 
 impl Ledger {
@@ -158,16 +169,17 @@ impl Ledger {
         if known && delta.is_zero() {
             return None;
         }
+        let handshake_us = handshake_news(&mut snapshot);
         if !known {
             self.live += 1;
             snapshot.cold.agent_direction = direction_code(self.context.direction(&snapshot));
             snapshot.cold.agent_flags |= note::KNOWN;
-            table.set_notes(slot, snapshot.cold.agent_direction, snapshot.cold.agent_flags);
         }
+        table.set_notes(slot, snapshot.cold.agent_direction, snapshot.cold.agent_flags);
         let flow = flow(&snapshot, &self.context, now_ns, false)?;
         table.set_told(slot, told);
         let change = if known { Change::Active } else { Change::Opened };
-        Some(FlowUpdate { flow, delta, change, event_ns })
+        Some(FlowUpdate { flow, delta, handshake_us, change, event_ns })
     }
 
     /// Takes a dead slot whose grace period has passed: its last word, and the slot is free. A flow that was
@@ -183,9 +195,10 @@ impl Ledger {
         self.departed.flows += 1;
         self.departed.packets += total.packets();
         self.departed.bytes += total.bytes();
-        let noted = table.read(slot).unwrap_or(snapshot);
+        let mut noted = table.read(slot).unwrap_or(snapshot);
+        let handshake_us = handshake_news(&mut noted);
         if let Some(flow) = flow(&noted, &self.context, now_ns, true) {
-            out.push(FlowUpdate { flow, delta, change: Change::Ended, event_ns: 0 });
+            out.push(FlowUpdate { flow, delta, handshake_us, change: Change::Ended, event_ns: 0 });
         }
         table.clear(slot);
     }

@@ -10,7 +10,7 @@ pub mod hooks;
 pub mod ledger;
 pub mod rechecks;
 pub mod tables;
-mod work;
 pub mod view;
+mod work;
 
 pub use handle::{Collector, Handle, Settings};

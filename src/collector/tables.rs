@@ -229,7 +229,8 @@ impl Tables {
     /// Adds what moved slots of the previous table counted to their new places; returns how many slots are
     /// left in the previous table.
     fn merge(&mut self, moved: &mut Vec<Moved>) -> u64 {
-        let (Some(old), Some(new)) = (self.get(self.previous).cloned(), self.get(self.current).cloned()) else {
+        let (Some(old), Some(new)) = (self.get(self.previous).cloned(), self.get(self.current).cloned())
+        else {
             return 0;
         };
         let mut left = 0;

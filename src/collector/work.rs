@@ -310,7 +310,9 @@ impl Work {
     /// for the timeout beyond the time that it has lasted; it has failed once the timeout is over.
     fn on_attempt_due(&mut self, slot: SlotRef, now_ns: u64) {
         let snapshot = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot()));
-        let Some(snapshot) = snapshot.filter(|snapshot| snapshot.live() && attempt_open(snapshot)) else { return };
+        let Some(snapshot) = snapshot.filter(|snapshot| snapshot.live() && attempt_open(snapshot)) else {
+            return;
+        };
         let now = clock::tick_of(now_ns);
         let timeout = clock::ticks(self.settings.connect_timeout);
         let lasted = snapshot.last_tick().wrapping_sub(clock::tick_of(snapshot.cold.start_ns));
@@ -396,7 +398,9 @@ impl Work {
     }
 
     fn sweep_slot(&mut self, slot: SlotRef, now_ns: u64) {
-        let Some(snapshot) = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot())) else { return };
+        let Some(snapshot) = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot())) else {
+            return;
+        };
         let now = clock::tick_of(now_ns);
         let flags = snapshot.cold.agent_flags;
         if flags & (MOVED | note::DYING) != 0 {
@@ -419,12 +423,17 @@ impl Work {
         let kinds = |outcome: Outcome, kinds: &[(nm_kind, &str)]| -> Vec<KindCount> {
             kinds
                 .iter()
-                .map(|(kind, name)| KindCount { outcome, kind: (*name).into(), packets: self.object.kind(*kind) })
+                .map(|(kind, name)| KindCount {
+                    outcome,
+                    kind: (*name).into(),
+                    packets: self.object.kind(*kind),
+                })
                 .collect()
         };
         KernelStats {
             hooks: self.hooks.counters(&self.object),
-            kinds: [kinds(Outcome::NotIp, &NOT_IP_KINDS), kinds(Outcome::Malformed, &MALFORMED_KINDS)].concat(),
+            kinds: [kinds(Outcome::NotIp, &NOT_IP_KINDS), kinds(Outcome::Malformed, &MALFORMED_KINDS)]
+                .concat(),
             table: TableStats {
                 entries: self.ledger.live,
                 capacity: self.settings.max_flows,

@@ -76,10 +76,25 @@ pub const PROTOCOLS: &[&str] =
 pub const KEYS: &[Key] = &[
     key("capture.interfaces", Kind::Globs, "[]", "interfaces to watch; [] = every one that matters"),
     key("capture.exclude_interfaces", Kind::Globs, "[]", "interfaces to leave out"),
-    key("capture.sampling_rate", Kind::Share(0.0, 1.0), "1.0", "share of flows kept, decided by the flow's hash"),
-    key("capture.timestamp_source", Kind::Choice(&["auto", "software", "hardware"]), "auto", "clock of packet stamps"),
+    key(
+        "capture.sampling_rate",
+        Kind::Share(0.0, 1.0),
+        "1.0",
+        "share of flows kept, decided by the flow's hash",
+    ),
+    key(
+        "capture.timestamp_source",
+        Kind::Choice(&["auto", "software", "hardware"]),
+        "auto",
+        "clock of packet stamps",
+    ),
     key("capture.attach", Kind::Choice(&["auto", "tcx", "clsact"]), "auto", "how programs are attached"),
-    key("capture.transport", Kind::Choice(&["auto", "ringbuf", "perf"]), "auto", "how events reach the agent"),
+    key(
+        "capture.transport",
+        Kind::Choice(&["auto", "ringbuf", "perf"]),
+        "auto",
+        "how events reach the agent",
+    ),
     key("flow.max_flows", Kind::Integer(1, 16_000_000), "1000000", "flows at most"),
     key("flow.flow_timeout", Kind::Duration(1000), "300s", "idle flows leave after this (also max_age)"),
     key("flow.connect_timeout", Kind::Duration(100), "10s", "an unanswered attempt has failed after this"),
@@ -88,9 +103,19 @@ pub const KEYS: &[Key] = &[
     key("export.prometheus.enabled", Kind::Bool, "true", "serve metrics"),
     key("export.prometheus.address", Kind::Text, "\"\"", "address to listen on; empty = by mode"),
     key("export.prometheus.port", Kind::Integer(0, 65_535), "9090", "port to listen on; 0 = any"),
-    key("export.prometheus.top_pairs", Kind::Integer(1, 100_000), "1000", "address pairs with a series of their own"),
+    key(
+        "export.prometheus.top_pairs",
+        Kind::Integer(1, 100_000),
+        "1000",
+        "address pairs with a series of their own",
+    ),
     key("performance.workers", Kind::Integer(1, 64), "4", "threads for everything but collecting"),
-    key("performance.buffer_size", Kind::Integer(100, 10_000_000), "10000", "flow updates that may wait for exporters"),
+    key(
+        "performance.buffer_size",
+        Kind::Integer(100, 10_000_000),
+        "10000",
+        "flow updates that may wait for exporters",
+    ),
     key("performance.batch_size", Kind::Integer(1, 100_000), "1000", "flow updates in a batch"),
     key("features.protocol_detection.enabled", Kind::Bool, "true", "recognise application protocols"),
     key(
@@ -116,11 +141,21 @@ pub const KEYS: &[Key] = &[
     key("kubernetes.resync", Kind::Duration(1000), "10m", "full comparison with the API server"),
     key("resources.memory_limit", Kind::Size, "1Gi", "memory of agent and kernel maps"),
     key("resources.cpu_limit", Kind::Cores, "\"2\"", "cores"),
-    key("resources.maps.flow_map_size", Kind::Integer(1, 16_000_000), "1000000", "flows that the kernel may hold"),
+    key(
+        "resources.maps.flow_map_size",
+        Kind::Integer(1, 16_000_000),
+        "1000000",
+        "flows that the kernel may hold",
+    ),
     key("resources.maps.event_buffer_size", Kind::Integer(100, 50_000_000), "100000", "events that may wait"),
     key("api.socket", Kind::Text, "/run/netmon/netmon.sock", "control socket"),
     key("debug.server", Kind::Address, "\"\"", "debug server; off when empty"),
-    key("log.level", Kind::Choice(&["error", "warn", "info", "debug", "trace"]), "info", "how much is logged"),
+    key(
+        "log.level",
+        Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
+        "info",
+        "how much is logged",
+    ),
     key("log.format", Kind::Choice(&["auto", "text", "json", "journal"]), "auto", "how log lines look"),
 ];
 
@@ -151,8 +186,12 @@ pub fn find_environment(name: &str) -> Option<&'static Key> {
     let wanted = name.strip_prefix("NETMON_")?.to_ascii_lowercase();
     let flat = |path: &str| path.replace('.', "_");
     KEYS.iter()
-        .find(|key| flat(key.path) == wanted || key.path.strip_suffix(".enabled").is_some_and(|p| flat(p) == wanted))
-        .or_else(|| ALIASES.iter().find(|(alias, _)| flat(alias) == wanted).and_then(|(alias, _)| find(alias)))
+        .find(|key| {
+            flat(key.path) == wanted || key.path.strip_suffix(".enabled").is_some_and(|p| flat(p) == wanted)
+        })
+        .or_else(|| {
+            ALIASES.iter().find(|(alias, _)| flat(alias) == wanted).and_then(|(alias, _)| find(alias))
+        })
 }
 
 /// The known path that is most like a mistaken one.

@@ -40,7 +40,8 @@ fn every_key_has_an_environment_name() {
 fn later_layers_win_and_origins_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("netmon.yaml");
-    std::fs::write(&file, "flow: { max_flows: 10, max_age: 60s }\ncapture: { sampling_rate: 0.5 }\n").unwrap();
+    std::fs::write(&file, "flow: { max_flows: 10, max_age: 60s }\ncapture: { sampling_rate: 0.5 }\n")
+        .unwrap();
     let loaded = Config::load(&Inputs {
         file: Some(file.clone()),
         environment: vec![
@@ -74,7 +75,9 @@ fn lists_in_the_environment_are_separated_by_commas() {
 #[test]
 fn durations_and_sizes_are_read_in_human_form() {
     let read = |value: &str| {
-        with_environment(&[("NETMON_FLOW_FLOW_TIMEOUT", value)]).ok().map(|loaded| loaded.config.flow.flow_timeout)
+        with_environment(&[("NETMON_FLOW_FLOW_TIMEOUT", value)])
+            .ok()
+            .map(|loaded| loaded.config.flow.flow_timeout)
     };
     assert_eq!(read("1h30m"), Some(Duration::from_secs(5400)));
     assert_eq!(read("1500ms"), Some(Duration::from_millis(1500)));
@@ -83,7 +86,9 @@ fn durations_and_sizes_are_read_in_human_form() {
         assert_eq!(read(wrong), None, "{wrong:?}");
     }
     let size = |value: &str| {
-        with_environment(&[("NETMON_RESOURCES_MEMORY_LIMIT", value)]).ok().map(|loaded| loaded.config.resources.memory_limit)
+        with_environment(&[("NETMON_RESOURCES_MEMORY_LIMIT", value)])
+            .ok()
+            .map(|loaded| loaded.config.resources.memory_limit)
     };
     assert_eq!(size("512Mi"), Some(512 << 20));
     assert_eq!(size("1G"), Some(1_000_000_000));

@@ -42,7 +42,8 @@ pub(super) fn normal(kind: &Kind, value: &Value, text: bool) -> Option<Value> {
         Kind::Text => word.map(Value::from),
         Kind::Address => {
             let word = word?;
-            let valid = word.is_empty() || word.rsplit_once(':').is_some_and(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok());
+            let valid = word.is_empty()
+                || word.rsplit_once(':').is_some_and(|(h, p)| !h.is_empty() && p.parse::<u16>().is_ok());
             valid.then(|| json!(word))
         }
         Kind::Choice(words) => {
@@ -60,7 +61,9 @@ pub(super) fn normal(kind: &Kind, value: &Value, text: bool) -> Option<Value> {
         Kind::Buckets => {
             let numbers: Vec<f64> = match value {
                 Value::Array(items) => items.iter().map(Value::as_f64).collect::<Option<_>>()?,
-                _ => word.filter(|_| text)?.split(',').map(|n| n.trim().parse().ok()).collect::<Option<_>>()?,
+                _ => {
+                    word.filter(|_| text)?.split(',').map(|n| n.trim().parse().ok()).collect::<Option<_>>()?
+                }
             };
             let ascending = numbers.windows(2).all(|pair| pair[0] < pair[1]);
             (!numbers.is_empty() && numbers[0] > 0.0 && ascending).then(|| json!(numbers))

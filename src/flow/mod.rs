@@ -8,7 +8,7 @@ pub mod direction;
 pub mod key;
 pub mod present;
 pub mod record;
-pub mod update;
-pub mod verdict;
 #[cfg(test)]
 mod tests;
+pub mod update;
+pub mod verdict;

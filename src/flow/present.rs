@@ -25,9 +25,8 @@ impl Presenter {
     pub fn record(&self, flow: &Flow) -> FlowRecord {
         let protocol = flow.key.protocol;
         let has_ports = matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
-        let end = |address: std::net::SocketAddr| {
-            Endpoint::bare(address.ip(), has_ports.then_some(address.port()))
-        };
+        let end =
+            |address: std::net::SocketAddr| Endpoint::bare(address.ip(), has_ports.then_some(address.port()));
         FlowRecord {
             flow_id: format!("{:016x}", flow.id),
             protocol,
@@ -51,7 +50,7 @@ impl Presenter {
                 retransmits: None,
                 out_of_order: None,
                 zero_window: None,
-                handshake_us: None,
+                handshake_us: flow.handshake_us.map(u64::from),
                 rtt_us: None,
             }),
             icmp: flow.icmp.map(|(kind, code)| IcmpDetail {

@@ -21,9 +21,17 @@ fn tcp_verdicts_follow_what_was_said() {
         ("syn alone", tcp(SYN, 0, [1, 0], false), (State::Opening, Status::Active, None)),
         ("syn, syn+ack", tcp(SYN, SYN | ACK, [1, 1], false), (State::Opening, Status::Active, None)),
         ("handshake", tcp(SYN | ACK, SYN | ACK, [2, 1], false), (State::Established, Status::Active, None)),
-        ("half closed", tcp(SYN | ACK | FIN, SYN | ACK, [3, 2], false), (State::Closing, Status::Active, None)),
+        (
+            "half closed",
+            tcp(SYN | ACK | FIN, SYN | ACK, [3, 2], false),
+            (State::Closing, Status::Active, None),
+        ),
         ("closed", tcp(SYN | ACK | FIN, SYN | ACK | FIN, [5, 4], true), (State::Closed, Status::Ok, None)),
-        ("refused", tcp(SYN, RST | ACK, [1, 1], true), (State::Closed, Status::Failed, Some(Reason::Refused))),
+        (
+            "refused",
+            tcp(SYN, RST | ACK, [1, 1], true),
+            (State::Closed, Status::Failed, Some(Reason::Refused)),
+        ),
         (
             "reset by the other",
             tcp(SYN | ACK | PSH, SYN | ACK | RST, [3, 3], true),
@@ -40,7 +48,11 @@ fn tcp_verdicts_follow_what_was_said() {
             (State::Closed, Status::Ok, None),
         ),
         ("met halfway", tcp(ACK | PSH, ACK, [1, 1], false), (State::Established, Status::Active, None)),
-        ("met halfway, reset", tcp(ACK, ACK | RST, [1, 1], true), (State::Closed, Status::Failed, Some(Reason::Reset))),
+        (
+            "met halfway, reset",
+            tcp(ACK, ACK | RST, [1, 1], true),
+            (State::Closed, Status::Failed, Some(Reason::Reset)),
+        ),
     ];
     for (name, facts, expected) in cases {
         assert_eq!(verdict(&facts), expected, "{name}");
@@ -94,19 +106,33 @@ fn direction_of(places: Places) -> Direction {
         dst: "10.2.0.2:80".parse().unwrap(),
     };
     // Interfaces 10 and 20 lead to containers, 2 is the uplink.
-    super::direction::direction(&key, &places, &crate::interfaces::HostAddresses::default(), |index| index >= 10)
+    super::direction::direction(&key, &places, &crate::interfaces::HostAddresses::default(), |index| {
+        index >= 10
+    })
 }
 
 #[test]
 fn direction_follows_the_way_of_the_packets() {
     let nowhere = Place(0);
-    let way = |sent, received, other| Places { sent, received, others: [other, nowhere, nowhere] };
+    let way = |sent, received, other| Places { sent, received, others: [other, nowhere] };
     let cases = [
         ("container to the world", way(place(10, false), place(2, false), place(2, true)), Direction::Egress),
         ("world to a container", way(place(2, false), place(10, false), place(10, true)), Direction::Ingress),
-        ("container to container", way(place(10, false), place(20, false), place(20, true)), Direction::Internal),
-        ("one way, container to container", way(place(10, false), nowhere, place(20, true)), Direction::Internal),
-        ("answers leave to the container", way(place(10, false), place(2, false), place(10, true)), Direction::Egress),
+        (
+            "container to container",
+            way(place(10, false), place(20, false), place(20, true)),
+            Direction::Internal,
+        ),
+        (
+            "one way, container to container",
+            way(place(10, false), nowhere, place(20, true)),
+            Direction::Internal,
+        ),
+        (
+            "answers leave to the container",
+            way(place(10, false), place(2, false), place(10, true)),
+            Direction::Egress,
+        ),
         ("through", way(place(2, false), place(3, false), place(3, true)), Direction::Forwarded),
     ];
     for (name, places, expected) in cases {

@@ -36,8 +36,8 @@ impl Counters {
     }
 }
 
-/// Interfaces that saw a flow: at most the two owners (one a direction) and three others.
-pub type SeenOn = [u32; 5];
+/// Interfaces that saw a flow: at most the two owners (one a direction) and two others.
+pub type SeenOn = [u32; 4];
 
 /// One flow as it stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,6 +62,8 @@ pub struct Flow {
     pub reason: Option<Reason>,
     /// TCP flags seen from the opener and to it (RFC 9293 bit order).
     pub tcp_flags: [u8; 2],
+    /// SYN to the ACK that ended the handshake, microseconds; `None` if not measured.
+    pub handshake_us: Option<u32>,
     /// Type and code of the first packet, ICMP only.
     pub icmp: Option<(u8, u8)>,
     /// Whether the opening packet was seen.
@@ -89,6 +91,8 @@ pub struct FlowUpdate {
     /// What was added since the last update of the same flow. Summed over all updates these are
     /// exact: nothing is told twice and nothing is left out.
     pub delta: Counters,
+    /// The handshake's time, if it became known with this update, microseconds.
+    pub handshake_us: Option<u32>,
     /// Why it is told.
     pub change: Change,
     /// Kernel's stamp on the event that caused it, nanoseconds of `CLOCK_MONOTONIC`; 0 when the

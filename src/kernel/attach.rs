@@ -43,8 +43,14 @@ impl Method {
 
 enum Hold {
     /// Both links; dropping detaches.
-    Tcx { _links: [Link; 2] },
-    Clsact { index: i32, hooks: [TcHook; 2], made_qdisc: bool },
+    Tcx {
+        _links: [Link; 2],
+    },
+    Clsact {
+        index: i32,
+        hooks: [TcHook; 2],
+        made_qdisc: bool,
+    },
 }
 
 /// Both hooks of one interface, held. Dropping detaches them.
@@ -111,14 +117,12 @@ fn attach_tcx(object: &Object, index: i32) -> std::io::Result<Attachment> {
 }
 
 fn clsact_hook(program: BorrowedFd<'_>, index: i32, hook: Hook) -> TcHook {
-    TcHookBuilder::new(program)
-        .ifindex(index)
-        .handle(CLSACT_HANDLE)
-        .priority(CLSACT_PRIORITY)
-        .hook(match hook {
+    TcHookBuilder::new(program).ifindex(index).handle(CLSACT_HANDLE).priority(CLSACT_PRIORITY).hook(
+        match hook {
             Hook::Ingress => TC_INGRESS,
             Hook::Egress => TC_EGRESS,
-        })
+        },
+    )
 }
 
 fn attach_clsact(object: &Object, index: i32) -> std::io::Result<Attachment> {
@@ -183,9 +187,7 @@ fn program_name(id: u32) -> Option<String> {
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut length = size_of::<libbpf_sys::bpf_prog_info>() as u32;
     // SAFETY: the kernel writes at most `length` bytes into `info`.
-    let error = unsafe {
-        libbpf_sys::bpf_prog_get_info_by_fd(fd.as_raw_fd(), &mut info, &mut length)
-    };
+    let error = unsafe { libbpf_sys::bpf_prog_get_info_by_fd(fd.as_raw_fd(), &mut info, &mut length) };
     if error != 0 {
         return None;
     }

@@ -46,11 +46,14 @@ impl Object {
     fn write(&self, map: &impl MapCore, key: u32, index: u32, link_bytes: u32) -> std::io::Result<()> {
         use std::mem::offset_of;
         let mut value = vec![0u8; size_of::<nm_interface>()];
-        for (at, word) in [(offset_of!(nm_interface, link_bytes), link_bytes), (offset_of!(nm_interface, ifindex), index)] {
+        for (at, word) in
+            [(offset_of!(nm_interface, link_bytes), link_bytes), (offset_of!(nm_interface, ifindex), index)]
+        {
             value[at..at + 4].copy_from_slice(&word.to_ne_bytes());
         }
         let cpus = libbpf_rs::num_possible_cpus().map_err(std::io::Error::other)?;
-        map.update_percpu(&key.to_ne_bytes(), &vec![value; cpus], MapFlags::ANY).map_err(std::io::Error::other)
+        map.update_percpu(&key.to_ne_bytes(), &vec![value; cpus], MapFlags::ANY)
+            .map_err(std::io::Error::other)
     }
 
     fn near(&self, index: u32) -> Option<nm_interface> {
@@ -63,7 +66,8 @@ impl Object {
         if let Some(near) = self.near(index).filter(|near| index != 0 && near.ifindex == index) {
             return Some(near);
         }
-        let per_cpu = self.skel.maps.nm_interfaces.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY).ok()??;
+        let per_cpu =
+            self.skel.maps.nm_interfaces.lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY).ok()??;
         decode::interface_sum(&per_cpu)
     }
 

@@ -106,7 +106,7 @@ pub struct Places {
     /// Who counts the answers.
     pub received: Place,
     /// Others, of either direction; `Place(0)` where there is none.
-    pub others: [Place; 3],
+    pub others: [Place; 2],
 }
 
 impl Places {
@@ -121,10 +121,10 @@ impl Places {
     }
 
     /// Interface indices in order, without repetition, 0 for none.
-    pub fn interfaces(&self) -> [u32; 5] {
-        let mut seen = [0; 5];
+    pub fn interfaces(&self) -> [u32; 4] {
+        let mut seen = [0; 4];
         let mut count = 0;
-        for place in [self.sent, self.received, self.others[0], self.others[1], self.others[2]] {
+        for place in [self.sent, self.received, self.others[0], self.others[1]] {
             let index = place.interface();
             if index != 0 && !seen.contains(&index) {
                 seen[count] = index;

@@ -97,9 +97,8 @@ impl Object {
     pub fn load(options: &Options) -> Result<Self, LoadError> {
         match options.transport {
             Some(transport) => Self::load_with(options, transport),
-            None => Self::load_with(options, Transport::Ringbuf).or_else(|first| {
-                Self::load_with(options, Transport::Perf).map_err(|_| first)
-            }),
+            None => Self::load_with(options, Transport::Ringbuf)
+                .or_else(|first| Self::load_with(options, Transport::Perf).map_err(|_| first)),
         }
     }
 
@@ -108,7 +107,8 @@ impl Object {
         // The object lives as long as the process uses it; libbpf-rs wants a place for it.
         let place: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = NetmonSkelBuilder::default().open(place).map_err(refused)?;
-        let inner = Table::create(1).map_err(|source| LoadError::Step { what: "create a flow table", source })?;
+        let inner =
+            Table::create(1).map_err(|source| LoadError::Step { what: "create a flow table", source })?;
         open.maps.nm_tables.set_inner_map_fd(inner.fd()).map_err(step("set the inner map"))?;
 
         let mut key = [0u8; 16];
@@ -133,7 +133,9 @@ impl Object {
         let ring = (options.event_buffer_events.clamp(1, 1 << 26) * 24).next_power_of_two().max(4096);
         let ring = u32::try_from(ring).unwrap_or(1 << 31);
         match transport {
-            Transport::Ringbuf => open.maps.nm_ring.set_max_entries(ring).map_err(step("size the ring buffer"))?,
+            Transport::Ringbuf => {
+                open.maps.nm_ring.set_max_entries(ring).map_err(step("size the ring buffer"))?
+            }
             // The program may not name a map that the kernel does not know: a perf array stands in.
             Transport::Perf => {
                 let map = &mut open.maps.nm_ring;
@@ -150,7 +152,9 @@ impl Object {
             word(&mut bss.nm_control.wake_bytes).store(ring / 2, Ordering::Relaxed);
         }
         let object = Self { skel, transport };
-        object.install(GRACE_ENTRY, &inner).map_err(|source| LoadError::Step { what: "install a table", source })?;
+        object
+            .install(GRACE_ENTRY, &inner)
+            .map_err(|source| LoadError::Step { what: "install a table", source })?;
         Ok(object)
     }
 
@@ -201,7 +205,12 @@ impl Object {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn run_on_frame(&self, program: TestProgram, frame: &[u8], repeat: u32) -> std::io::Result<(i32, u32)> {
+    pub fn run_on_frame(
+        &self,
+        program: TestProgram,
+        frame: &[u8],
+        repeat: u32,
+    ) -> std::io::Result<(i32, u32)> {
         let input = ProgramInput { data_in: Some(frame), repeat, ..Default::default() };
         let program = match program {
             TestProgram::Ingress => &self.skel.progs.nm_ingress,

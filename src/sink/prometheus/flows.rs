@@ -32,6 +32,10 @@ pub struct FlowMetrics {
     pub ended: HashMap<(Class, Option<Reason>), u64>,
     /// Bytes by address pair.
     pub pairs: TopPairs,
+    /// Upper bounds of the latency buckets, seconds.
+    pub latency_buckets: Vec<f64>,
+    /// Handshakes: observations by bucket, the last one beyond all bounds; and their sum in seconds.
+    pub handshakes: (Vec<u64>, f64),
     /// From reading an event to its being visible here.
     pub processing: Summary,
     /// From the kernel's stamp on an event to its being visible here.
@@ -39,12 +43,14 @@ pub struct FlowMetrics {
 }
 
 impl FlowMetrics {
-    /// With so many address pairs.
-    pub fn new(top_pairs: usize) -> Self {
+    /// With so many address pairs, and latency buckets up to these bounds in milliseconds.
+    pub fn new(top_pairs: usize, buckets_ms: &[f64]) -> Self {
         Self {
             classes: HashMap::new(),
             ended: HashMap::new(),
             pairs: TopPairs::new(top_pairs),
+            latency_buckets: buckets_ms.iter().map(|ms| ms / 1e3).collect(),
+            handshakes: (vec![0; buckets_ms.len() + 1], 0.0),
             processing: Summary::default(),
             delay: Summary::default(),
         }
@@ -69,6 +75,14 @@ impl FlowMetrics {
                     let reason = flow.reason.filter(|_| flow.status == Status::Failed);
                     *self.ended.entry((class, reason)).or_default() += 1;
                 }
+            }
+            if let Some(us) = update.handshake_us {
+                let seconds = f64::from(us) / 1e6;
+                let bucket = self.latency_buckets.partition_point(|bound| *bound < seconds);
+                if let Some(count) = self.handshakes.0.get_mut(bucket) {
+                    *count += 1;
+                }
+                self.handshakes.1 += seconds;
             }
             let (src, dst) = (flow.key.src.ip(), flow.key.dst.ip());
             self.pairs.add((src, dst), delta.bytes_sent);

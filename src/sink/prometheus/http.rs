@@ -35,7 +35,10 @@ fn text(status: StatusCode, body: impl Into<Vec<u8>>) -> Response<Vec<u8>> {
     response
 }
 
-async fn metrics(exporter: Arc<Exporter>, turns: Arc<Semaphore>) -> Result<Response<Vec<u8>>, std::convert::Infallible> {
+async fn metrics(
+    exporter: Arc<Exporter>,
+    turns: Arc<Semaphore>,
+) -> Result<Response<Vec<u8>>, std::convert::Infallible> {
     let _turn = turns.acquire().await;
     // Rendering asks the collector and waits for it.
     let page = tokio::task::spawn_blocking(move || exporter.render()).await;

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType, Quantile, Summary as ProtoSummary};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType, Quantile,
+    Summary as ProtoSummary,
+};
 use prometheus::{Encoder, TextEncoder};
 
 use super::flows::FlowMetrics;
@@ -90,6 +93,27 @@ fn level(pairs: &[(&str, &str)], value: f64) -> Metric {
     metric
 }
 
+fn latency(flows: &FlowMetrics) -> Metric {
+    let (counts, sum) = &flows.handshakes;
+    let mut histogram = Histogram::default();
+    let mut cumulative = 0;
+    let mut buckets = Vec::with_capacity(counts.len());
+    for (bound, count) in flows.latency_buckets.iter().chain([&f64::INFINITY]).zip(counts) {
+        cumulative += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*bound);
+        bucket.set_cumulative_count(cumulative);
+        buckets.push(bucket);
+    }
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(cumulative);
+    histogram.set_sample_sum(*sum);
+    let mut metric = Metric::default();
+    metric.set_label(labels(&[("kind", "handshake"), ("dst_service", ""), ("app_protocol", "")]));
+    metric.set_histogram(histogram);
+    metric
+}
+
 impl Exporter {
     /// Joins what `flows` counts with what `kernel` reads. `proc` is the root of procfs.
     pub fn new(flows: Arc<Mutex<FlowMetrics>>, kernel: ReadKernel, proc: &str) -> Self {
@@ -134,7 +158,12 @@ impl Exporter {
         let mut resets = Vec::new();
         for (((protocol, direction), reason), total) in &flows.ended {
             let (status, name) = reason.map_or(("ok", ""), |reason| ("failed", reason.name()));
-            let pairs = [("protocol", *protocol), ("direction", direction.name()), ("status", status), ("reason", name)];
+            let pairs = [
+                ("protocol", *protocol),
+                ("direction", direction.name()),
+                ("status", status),
+                ("reason", name),
+            ];
             ended.push(count(&pairs, *total));
             if *reason == Some(crate::flow::record::Reason::Reset) {
                 resets.push(count(&[("direction", direction.name()), ("dst_service", "")], *total));
@@ -143,7 +172,9 @@ impl Exporter {
         let mut bytes: Vec<Metric> = flows
             .pairs
             .pairs()
-            .map(|((src, dst), bytes)| count(&[("src_ip", &src.to_string()), ("dst_ip", &dst.to_string())], bytes))
+            .map(|((src, dst), bytes)| {
+                count(&[("src_ip", &src.to_string()), ("dst_ip", &dst.to_string())], bytes)
+            })
             .collect();
         bytes.push(count(&[("src_ip", "other"), ("dst_ip", "other")], flows.pairs.other()));
 
@@ -156,6 +187,12 @@ impl Exporter {
             "netmon_bytes_total",
             "Bytes as on the wire from src_ip to dst_ip, Ethernet header included; pairs beyond the cap are other.",
             bytes,
+        );
+        page.family(
+            "netmon_latency_seconds",
+            "TCP handshakes from SYN to the opener's ACK, seconds.",
+            MetricType::HISTOGRAM,
+            vec![latency(&flows)],
         );
         page.summary(
             "netmon_processing_duration_seconds",
@@ -180,10 +217,19 @@ impl Exporter {
                 packets.push(count(&pairs, total));
             }
         }
-        page.counter("netmon_ebpf_packets_total", "Packets by what became of them: each has one outcome.", packets);
+        page.counter(
+            "netmon_ebpf_packets_total",
+            "Packets by what became of them: each has one outcome.",
+            packets,
+        );
         page.counter("netmon_ebpf_seen_packets_total", "Packets seen: the sum over their outcomes.", seen);
-        let kinds = stats.kinds.iter().map(|k| count(&[("outcome", k.outcome.name()), ("kind", &k.kind)], k.packets));
-        page.counter("netmon_ebpf_packet_kinds_total", "Buffers that were not IP or malformed, by kind.", kinds.collect());
+        let kinds =
+            stats.kinds.iter().map(|k| count(&[("outcome", k.outcome.name()), ("kind", &k.kind)], k.packets));
+        page.counter(
+            "netmon_ebpf_packet_kinds_total",
+            "Buffers that were not IP or malformed, by kind.",
+            kinds.collect(),
+        );
         page.counter(
             "netmon_ebpf_events_processed_total",
             "Events read from the kernel.",
@@ -193,18 +239,33 @@ impl Exporter {
         page.counter(
             "netmon_ebpf_events_dropped_total",
             "Events that did not arrive; the flows' counts are not touched, their next report carries them.",
-            vec![count(&[("reason", "buffer_full")], lost.buffer_full), count(&[("reason", "invalid")], lost.invalid)],
+            vec![
+                count(&[("reason", "buffer_full")], lost.buffer_full),
+                count(&[("reason", "invalid")], lost.invalid),
+            ],
         );
         let table = &stats.table;
-        page.gauge("netmon_flow_table_entries", "Flows in the table.", vec![level(&[], table.entries as f64)]);
-        page.gauge("netmon_flow_table_capacity", "Flows that the table may hold.", vec![level(&[], table.capacity as f64)]);
+        page.gauge(
+            "netmon_flow_table_entries",
+            "Flows in the table.",
+            vec![level(&[], table.entries as f64)],
+        );
+        page.gauge(
+            "netmon_flow_table_capacity",
+            "Flows that the table may hold.",
+            vec![level(&[], table.capacity as f64)],
+        );
         page.gauge("netmon_flow_table_slots", "Slots allocated.", vec![level(&[], table.slots as f64)]);
         page.counter(
             "netmon_flow_table_overflows_total",
             "Packets that found no room in the table and are counted by protocol only.",
             vec![count(&[], table.overflow_packets)],
         );
-        page.counter("netmon_flow_table_resizes_total", "Moves of the table to another size.", vec![count(&[], table.resizes)]);
+        page.counter(
+            "netmon_flow_table_resizes_total",
+            "Moves of the table to another size.",
+            vec![count(&[], table.resizes)],
+        );
         page.counter(
             "netmon_fragments_unmatched_total",
             "Later fragments whose first was not seen: counted in a flow without ports.",
@@ -219,7 +280,10 @@ impl Exporter {
         page.gauge(
             "netmon_memory_usage_bytes",
             "Memory, bytes.",
-            vec![level(&[("kind", "agent")], usage.memory_bytes as f64), level(&[("kind", "maps")], table.map_bytes as f64)],
+            vec![
+                level(&[("kind", "agent")], usage.memory_bytes as f64),
+                level(&[("kind", "maps")], table.map_bytes as f64),
+            ],
         );
         let mut cpu = vec![level(&[("kind", "agent")], usage.cpu_percent)];
         if let Some(seconds) = stats.ebpf_cpu_seconds {

@@ -1,0 +1,169 @@
+//! The real agent in a namespace.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::net::Net;
+
+pub struct Agent<'a> {
+    net: &'a Net,
+    namespace: String,
+    folder: tempfile::TempDir,
+    child: Child,
+}
+
+/// Metrics by name with labels as they are printed.
+pub struct Metrics(pub HashMap<String, f64>);
+
+impl Metrics {
+    /// Sum over the series of a metric whose labels hold all these parts.
+    pub fn sum(&self, name: &str, parts: &[&str]) -> f64 {
+        self.0
+            .iter()
+            .filter(|(series, _)| series.split('{').next() == Some(name) && parts.iter().all(|part| series.contains(part)))
+            .map(|(_, value)| value)
+            .sum()
+    }
+}
+
+impl<'a> Agent<'a> {
+    /// Starts it with a configuration (YAML; socket and log are added) and waits until it is ready.
+    pub fn start(net: &'a Net, namespace: &str, config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut agent = Self { net, namespace: namespace.into(), child: Self::launch(net, namespace, &folder, config), folder };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !net.command(namespace, "curl -sf -m 2 http://127.0.0.1:9090/readyz").output().unwrap().status.success() {
+            let ended = agent.child.try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < deadline, "the agent is not ready: {ended:?}\n{}", agent.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        agent
+    }
+
+    fn launch(net: &Net, namespace: &str, folder: &tempfile::TempDir, config: &str) -> Child {
+        let file = folder.path().join("netmon.yaml");
+        let socket = folder.path().join("netmon.sock");
+        std::fs::write(&file, format!("{config}\napi: {{ socket: {} }}\n", socket.display())).unwrap();
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        Command::new("ip")
+            .args(["netns", "exec", &net.name(namespace), env!("CARGO_BIN_EXE_netmon"), "--config"])
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    /// Process id: `ip netns exec` becomes the agent.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("netmon.sock")
+    }
+
+    /// netmon-cli with JSON output.
+    pub fn cli(&self, arguments: &[&str]) -> Value {
+        let output = Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
+            .arg("--socket")
+            .arg(self.socket())
+            .args(["--output", "json"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    pub fn flows(&self, filters: &[&str]) -> Vec<Value> {
+        let arguments = [&["flows", "dump"], filters].concat();
+        self.cli(&arguments).as_array().unwrap().clone()
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        let text = self.net.exec(&self.namespace, "curl -sf -m 10 http://127.0.0.1:9090/metrics");
+        let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            Some((series.to_owned(), value.parse().ok()?))
+        });
+        Metrics(series.collect())
+    }
+
+    /// The books, once nothing is under way.
+    pub fn books(&self) -> Value {
+        self.cli(&["status"])["accounting"].clone()
+    }
+
+    /// Waits until a condition holds; panics with `what` and the log after `seconds`.
+    pub fn wait(&self, what: &str, seconds: u64, mut condition: impl FnMut(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        while !condition(self) {
+            assert!(Instant::now() < deadline, "not within {seconds} s: {what}\n{}\n{:#}", self.log(), self.cli(&["status"]));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The conservation law, of packets and bytes, between the kernel's counters, the flows and the metrics.
+    pub fn assert_law(&self) {
+        let mut last = Value::Null;
+        for _ in 0..100 {
+            let books = self.books();
+            assert_eq!(books["conserved"], true, "every packet has one outcome: {books:#}");
+            let flows_hold = books["outcomes"]["counted"] == books["flow_packets"] && books["counted_bytes"] == books["flow_bytes"];
+            let metrics = self.metrics();
+            let told = metrics.sum("netmon_packets_total", &[]) as u64 == books["flow_packets"].as_u64().unwrap()
+                && metrics.sum("netmon_bytes_total", &[]) as u64 == books["flow_bytes"].as_u64().unwrap();
+            // Packets may be on their way for a moment, and the last of a flow is told an interval later.
+            if flows_hold && told {
+                return;
+            }
+            last = books;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("what was counted is not what flows hold or metrics tell: {last:#}\n{}", self.log());
+    }
+
+    /// SIGTERM; must end well within ten seconds.
+    pub fn stop(mut self) -> String {
+        self.signal("TERM");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                assert!(status.success(), "the agent ended with {status}\n{}", self.log());
+                return self.log();
+            }
+            assert!(Instant::now() < deadline, "the agent does not end\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn signal(&self, signal: &str) {
+        super::net::run(&format!("kill -{signal} {}", self.pid()));
+    }
+}
+
+impl Drop for Agent<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("agent's log:\n{}", self.log());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,6 @@
+//! Network namespaces, the real agent in one of them, and traffic between them. Needs root; everything made here is
+//! taken down again, and nothing outside of the test's own namespaces is touched.
+#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod agent;
+pub mod net;
