@@ -24,7 +24,9 @@ impl Metrics {
     pub fn sum(&self, name: &str, parts: &[&str]) -> f64 {
         self.0
             .iter()
-            .filter(|(series, _)| series.split('{').next() == Some(name) && parts.iter().all(|part| series.contains(part)))
+            .filter(|(series, _)| {
+                series.split('{').next() == Some(name) && parts.iter().all(|part| series.contains(part))
+            })
             .map(|(_, value)| value)
             .sum()
     }
@@ -34,11 +36,26 @@ impl<'a> Agent<'a> {
     /// Starts it with a configuration (YAML; socket and log are added) and waits until it is ready.
     pub fn start(net: &'a Net, namespace: &str, config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut agent = Self { net, namespace: namespace.into(), child: Self::launch(net, namespace, &folder, config), folder };
+        let mut agent = Self {
+            net,
+            namespace: namespace.into(),
+            child: Self::launch(net, namespace, &folder, config),
+            folder,
+        };
         let deadline = Instant::now() + Duration::from_secs(20);
-        while !net.command(namespace, "curl -sf -m 2 http://127.0.0.1:9090/readyz").output().unwrap().status.success() {
+        while !net
+            .command(namespace, "curl -sf -m 2 http://127.0.0.1:9090/readyz")
+            .output()
+            .unwrap()
+            .status
+            .success()
+        {
             let ended = agent.child.try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < deadline, "the agent is not ready: {ended:?}\n{}", agent.log());
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "the agent is not ready: {ended:?}\n{}",
+                agent.log()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
         agent
@@ -108,7 +125,12 @@ impl<'a> Agent<'a> {
     pub fn wait(&self, what: &str, seconds: u64, mut condition: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         while !condition(self) {
-            assert!(Instant::now() < deadline, "not within {seconds} s: {what}\n{}\n{:#}", self.log(), self.cli(&["status"]));
+            assert!(
+                Instant::now() < deadline,
+                "not within {seconds} s: {what}\n{}\n{:#}",
+                self.log(),
+                self.cli(&["status"])
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -119,9 +141,11 @@ impl<'a> Agent<'a> {
         for _ in 0..100 {
             let books = self.books();
             assert_eq!(books["conserved"], true, "every packet has one outcome: {books:#}");
-            let flows_hold = books["outcomes"]["counted"] == books["flow_packets"] && books["counted_bytes"] == books["flow_bytes"];
+            let flows_hold = books["outcomes"]["counted"] == books["flow_packets"]
+                && books["counted_bytes"] == books["flow_bytes"];
             let metrics = self.metrics();
-            let told = metrics.sum("netmon_packets_total", &[]) as u64 == books["flow_packets"].as_u64().unwrap()
+            let told = metrics.sum("netmon_packets_total", &[]) as u64
+                == books["flow_packets"].as_u64().unwrap()
                 && metrics.sum("netmon_bytes_total", &[]) as u64 == books["flow_bytes"].as_u64().unwrap();
             // Packets may be on their way for a moment, and the last of a flow is told an interval later.
             if flows_hold && told {

@@ -114,7 +114,11 @@ impl Net {
     }
 
     /// A permanent neighbour entry: no ARP or neighbour discovery.
-    fn acquaint(&self, (ns, interface, _): (&str, &str, &str), (peer, peer_interface, ip): (&str, &str, &str)) {
+    fn acquaint(
+        &self,
+        (ns, interface, _): (&str, &str, &str),
+        (peer, peer_interface, ip): (&str, &str, &str),
+    ) {
         if let Some((ip, _)) = ip.split_once('/') {
             let mac = self.exec(peer, &format!("cat /sys/class/net/{peer_interface}/address"));
             run(&format!("ip -n {} neigh replace {ip} lladdr {} dev {interface}", self.name(ns), mac.trim()));
@@ -133,8 +137,11 @@ impl Net {
     /// A counter of /proc/net/snmp.
     pub fn snmp(&self, ns: &str, group: &str, name: &str) -> u64 {
         let text = self.exec(ns, "cat /proc/net/snmp");
-        let lines: Vec<Vec<&str>> =
-            text.lines().filter(|l| l.starts_with(&format!("{group}:"))).map(|l| l.split(' ').collect()).collect();
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .filter(|l| l.starts_with(&format!("{group}:")))
+            .map(|l| l.split(' ').collect())
+            .collect();
         let pairs: HashMap<&str, &str> = lines[0].iter().copied().zip(lines[1].iter().copied()).collect();
         pairs[name].parse().expect("a number")
     }
