@@ -1,0 +1,63 @@
+//! A real Prometheus scrapes the agent and answers the queries that users' dashboards hang on.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::agent::Agent;
+use common::net::Net;
+use serde_json::Value;
+
+const QUERIES: &[&str] = &[
+    "topk(10, sum by (src_ip, dst_ip) (rate(netmon_bytes_total[5m])))",
+    "sum(rate(netmon_flows_total{status=\"failed\"}[5m])) / sum(rate(netmon_flows_total[5m]))",
+    "histogram_quantile(0.95, sum by (dst_service, le) (rate(netmon_latency_seconds_bucket[5m])))",
+];
+
+#[test]
+fn prometheus_scrapes_the_agent_and_answers_the_queries() {
+    let net = Net::new(&["a", "b"]);
+    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    let agent = Agent::start(&net, "a", "flow: { active_interval: 200ms }");
+    let _server =
+        net.spawn("b", "python3 -m http.server 8000 --bind 10.1.0.2 --directory /usr/share/common-licenses");
+    let _traffic = net.spawn("a", "sh -c 'while sleep 0.2; do curl -so /dev/null http://10.1.0.2:8000/GPL-3; curl -so /dev/null http://10.1.0.2:81/; done'");
+
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("prometheus.yml");
+    std::fs::write(&config, "global: { scrape_interval: 1s }\nscrape_configs:\n- job_name: netmon\n  static_configs: [{ targets: ['127.0.0.1:9090'] }]\n").unwrap();
+    let _prometheus = net.spawn(
+        "a",
+        &format!(
+            "prometheus --config.file={} --storage.tsdb.path={} --web.listen-address=127.0.0.1:9099 --log.level=error",
+            config.display(),
+            folder.path().join("data").display()
+        ),
+    );
+    let ask = |query: &str| -> Option<f64> {
+        let line =
+            format!("curl -sf -m 5 -G http://127.0.0.1:9099/api/v1/query --data-urlencode 'query={query}'");
+        let output = net.command("a", &line).output().unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let value: f64 = answer["data"]["result"].get(0)?["value"][1].as_str()?.parse().ok()?;
+        value.is_finite().then_some(value)
+    };
+    for query in QUERIES {
+        agent.wait(query, 60, |_| ask(query).is_some_and(|value| value > 0.0));
+    }
+    // Prometheus itself has understood every line, and every metric has its type.
+    assert_eq!(ask("up{job=\"netmon\"}"), Some(1.0));
+    for (name, kind) in [
+        ("netmon_bytes_total", "counter"),
+        ("netmon_flows_active", "gauge"),
+        ("netmon_latency_seconds", "histogram"),
+        ("netmon_processing_duration_seconds", "summary"),
+        ("netmon_event_delay_seconds", "summary"),
+    ] {
+        let line = format!("curl -sf 'http://127.0.0.1:9099/api/v1/metadata?metric={name}'");
+        let answer: Value = serde_json::from_str(&net.exec("a", &line)).unwrap();
+        assert_eq!(answer["data"][name][0]["type"], kind, "{name}");
+    }
+    let failed = ask(QUERIES[1]).unwrap();
+    assert!((0.3..0.7).contains(&failed), "every second connection is refused: {failed}");
+    agent.stop();
+}
