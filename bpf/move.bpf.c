@@ -9,20 +9,28 @@
 #include "nm_maps.h"
 #include "nm_flow.h"
 
+/* Not nm_scratch: before 6.11 a packet may interrupt a test run. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} nm_move_slot SEC(".maps");
+
 SEC("tc")
 int nm_move(struct __sk_buff *skb)
 {
 	u32 cursor = nm_control.move_cursor, from = nm_control.previous, zero = 0, i;
-	struct nm_scratch *scratch = bpf_map_lookup_elem(&nm_scratch, &zero);
+	u32 *slot = bpf_map_lookup_elem(&nm_move_slot, &zero);
 	struct nm_bucket *old;
 
 	nm_control.move_cursor = cursor + 1;
 	old = nm_bucket_at(from, cursor);
-	if (!old || !scratch)
+	if (!old || !slot)
 		return 0;
 	for (i = 0; i < NM_SLOTS; i++) {
 		u64 tag = old->tags[i];
-		struct nm_place to = {.slot = &scratch->slot};
+		struct nm_place to = {.slot = slot};
 		struct nm_cold cold;
 		struct nm_hot hot = {};
 		bool fresh;
@@ -43,7 +51,7 @@ int nm_move(struct __sk_buff *skb)
 			nm_control.move_failed += 1;
 			continue;
 		}
-		old->cold[i].start_ns = to.index * NM_SLOTS + *to.slot;
+		old->cold[i].start_ns = to.index * NM_SLOTS + *slot;
 		old->cold[i].agent_flags |= NM_FLAG_MOVED;
 		old->tags[i] = tag | NM_DEAD;
 	}

@@ -33,7 +33,7 @@ fn hundreds_of_interfaces_are_followed_and_leave_nothing_behind() {
         std::fs::remove_file(file).unwrap();
     };
     let mut before = None;
-    for round in 0..5 {
+    for round in 0..3 {
         batch("add", &|n| format!("link add v{n} type veth peer name w{n} netns {b}"));
         batch("up", &|n| format!("link set v{n} up"));
         agent.wait("200 attached", 20, |agent| attached(agent) == 200);
@@ -64,7 +64,7 @@ fn hundreds_of_interfaces_are_followed_and_leave_nothing_behind() {
     }
     let books = agent.books();
     assert!(
-        books["outcomes"]["counted"].as_u64().unwrap() >= 20,
+        books["outcomes"]["counted"].as_u64().unwrap() >= 12,
         "what interfaces counted outlives them: {books:#}"
     );
     agent.stop();

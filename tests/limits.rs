@@ -111,7 +111,8 @@ fn the_table_grows_with_the_flows_and_shrinks_again() {
     agent.wait("60 000 flows", 5, |agent| agent.metrics().sum("netmon_flows_opened_total", &[]) >= 60_000.0);
     assert!(slots(&agent) > small);
     agent.assert_law();
-    assert_eq!(outcome(&agent, "counted"), 120_000, "nothing overflowed: {:#}", agent.cli(&["status"]));
+    let books = agent.books();
+    assert_eq!(books["outcomes"]["counted"], 120_000, "nothing overflowed: {books:#}\n{}", agent.log());
     agent.wait("all flows to end, and the memory to be given back", 40, |agent| {
         agent.metrics().sum("netmon_flows_active", &[]) == 0.0 && slots(agent) <= small
     });

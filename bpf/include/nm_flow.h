@@ -92,9 +92,12 @@ static __always_inline bool nm_open(struct __sk_buff *skb, struct nm_place *at, 
 	hot.seen_ticks[1] = now_ticks;
 	if (!nm_claim(at, tag, &cold, &hot, &fresh))
 		return false;
-	if (fresh)
+	if (fresh) {
+		/* The table must grow before it's full, however soon that is: the reader says how much room there is. */
+		__sync_fetch_and_add(&nm_control.opened, 1);
 		nm_emit(skb, NM_EVENT_OPENED, at->table, at->index * NM_SLOTS + *at->slot, cold.start_ns,
-			nm_control.pressure);
+			nm_control.opened > nm_control.room);
+	}
 	return true;
 }
 

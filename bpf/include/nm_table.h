@@ -109,8 +109,6 @@ static __always_inline bool nm_claim(struct nm_place *at, u64 tag, const struct 
 	free_two = nm_count_free(two);
 	bucket = free_one >= free_two ? one : two;
 	index = free_one >= free_two ? first : second;
-	if (free_one <= 1 && free_two <= 1)
-		nm_control.pressure = 1;
 	lock_index = index & 1023;
 	lock = bpf_map_lookup_elem(&nm_locks, &lock_index);
 	if (!lock)

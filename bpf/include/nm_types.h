@@ -157,9 +157,10 @@ struct nm_control {
 	u32 bench_next;
 	u32 pad0[3];
 	/* second cache line: written by programs */
-	u32 waking;   /* set when the reader was woken, cleared by it */
-	u32 pressure; /* a bucket pair is all but full */
-	u32 pad1[14];
+	u32 opened; /* slots claimed since the reader came, about; set to 0 by it */
+	u32 room;   /* wake the reader when more than so many were claimed; set by it */
+	u32 waking; /* set when the reader was woken, cleared by it */
+	u32 pad1[13];
 };
 _Static_assert(sizeof(struct nm_control) == 128, "two cache lines");
 

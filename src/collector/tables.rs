@@ -6,6 +6,7 @@
 //! more), add what the old slots counted to the new ones, free the old table.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::kernel::grace::Grace;
 use crate::kernel::object::{NO_TABLE, Object, TABLE_ENTRIES};
@@ -19,8 +20,10 @@ const GROW_ABOVE: f64 = 0.75;
 const SHRINK_BELOW: f64 = 0.15;
 /// Above this size tables grow by less, so that memory stays in proportion to flows.
 const LARGE_SLOTS: u64 = 65_536;
-/// Buckets moved in one go; about a millisecond.
-const MOVE_BUCKETS: u32 = 1024;
+/// Buckets moved in one go; some milliseconds.
+const MOVE_BUCKETS: u32 = 8192;
+/// A resize takes this long, about: the table is sized for the flows that will be there by then.
+const LEAD_SECONDS: f64 = 0.3;
 
 /// A slot: entry of the outer map (two bits) and slot in that table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,7 +74,10 @@ pub struct Tables {
     resize: Resize,
     max_slots: u64,
     resizes: u64,
-    moved_flows: u64,
+    /// When the flows were counted last, and how many there were.
+    last: Option<(Instant, u64)>,
+    /// New flows a second, smoothed; 0 when they get fewer.
+    rate: f64,
     shared: SharedTables,
 }
 
@@ -89,7 +95,8 @@ impl Tables {
             resize: Resize::Settled,
             max_slots,
             resizes: 0,
-            moved_flows: 0,
+            last: None,
+            rate: 0.0,
             shared: SharedTables::default(),
         };
         tables.publish(object, 0, FIRST_SLOTS.min(max_slots))?;
@@ -153,6 +160,44 @@ impl Tables {
         self.resize != Resize::Settled
     }
 
+    /// Whether slots wait for the counts of the slots that they took over from: none may be freed meanwhile.
+    pub fn merging(&self) -> bool {
+        matches!(self.resize, Resize::Moving | Resize::Merging(_))
+    }
+
+    /// How long the collector may sleep: less while a resize waits for it.
+    pub fn pause(&self, tick: Duration) -> Duration {
+        match self.resize {
+            Resize::Settled => tick,
+            Resize::Moving => Duration::ZERO,
+            Resize::Published(_) | Resize::Merging(_) | Resize::Retiring(_) => tick / 16,
+        }
+    }
+
+    /// New flows that the table takes before it should grow, halved so that there is time to; all, when it can't.
+    pub fn room(&self, flows: u64) -> u32 {
+        if self.slots() >= self.max_slots {
+            return u32::MAX;
+        }
+        let room = (self.slots() as f64 * GROW_ABOVE) as u64;
+        u32::try_from(room.saturating_sub(flows) / 2).unwrap_or(u32::MAX)
+    }
+
+    fn expected(&mut self, flows: u64) -> u64 {
+        let now = Instant::now();
+        if let Some((then, before)) = self.last {
+            let elapsed = now.duration_since(then).as_secs_f64();
+            if elapsed < 0.01 {
+                return flows + (self.rate * LEAD_SECONDS) as u64;
+            }
+            let rate = flows.saturating_sub(before) as f64 / elapsed;
+            // Up at once, down slowly.
+            self.rate = rate.max(self.rate * 0.8);
+        }
+        self.last = Some((now, flows));
+        flows + (self.rate * LEAD_SECONDS) as u64
+    }
+
     /// Goes on with a resize, or begins one if `flows` asks for it. Slots that took over from another are pushed
     /// to `moved`.
     ///
@@ -167,7 +212,8 @@ impl Tables {
     ) -> std::io::Result<()> {
         match self.resize {
             Resize::Settled => {
-                if let Some(slots) = self.wanted(flows) {
+                let expected = self.expected(flows);
+                if let Some(slots) = self.wanted(expected) {
                     let spare = (0..TABLE_ENTRIES).find(|entry| self.get(*entry).is_none());
                     self.publish(object, spare.unwrap_or(0), slots)?;
                     self.resize = Resize::Published(grace.after_now());
@@ -211,7 +257,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Another size, if the number of flows asks for it.
+    /// Another size, if the number of flows that are expected asks for it.
     fn wanted(&self, flows: u64) -> Option<u64> {
         let slots = self.slots();
         let fill = flows as f64 / slots as f64;
@@ -248,7 +294,6 @@ impl Tables {
             new.set_notes(target, snapshot.cold.agent_direction, snapshot.cold.agent_flags & !MOVED);
             old.clear(slot);
             moved.push(SlotRef::new(self.current, target));
-            self.moved_flows += 1;
         }
         left
     }

@@ -116,7 +116,7 @@ impl Work {
 
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
         loop {
-            let pause = if self.tables.resizing() { TICK / 16 } else { TICK };
+            let pause = self.tables.pause(TICK);
             self.events.wait(pause);
             loop {
                 match commands.try_recv() {
@@ -173,7 +173,11 @@ impl Work {
 
     /// Reads all waiting events, batch by batch.
     fn drain(&mut self) {
-        self.object.control().set_waking(0);
+        let room = self.tables.room(self.ledger.live);
+        let mut control = self.object.control();
+        control.set_opened(0);
+        control.set_room(room);
+        control.set_waking(0);
         loop {
             let mut read = std::mem::take(&mut self.read);
             read.clear();
@@ -221,7 +225,6 @@ impl Work {
     }
 
     fn on_overflow(&mut self, event: &Event) {
-        self.object.control().set_pressure(1);
         if self.overflow_warned.is_none_or(|at| at.elapsed() > Duration::from_secs(60)) {
             self.overflow_warned = Some(Instant::now());
             let protocol = crate::flow::key::Protocol((event.slot >> 1) as u8);
@@ -280,13 +283,16 @@ impl Work {
         while let Some(slot) = self.active.pop_due(now) {
             self.look(slot, now_ns, 0);
         }
-        while let Some(slot) = self.closed.pop_due(now) {
-            self.on_closed_due(slot, now);
+        // A slot that is freed before its older self is merged into it would take those counts along.
+        if !self.tables.merging() {
+            while let Some(slot) = self.closed.pop_due(now) {
+                self.on_closed_due(slot, now);
+            }
+            while let Some(slot) = self.attempts.pop_due(now) {
+                self.on_attempt_due(slot, now_ns);
+            }
+            self.sweep(now_ns);
         }
-        while let Some(slot) = self.attempts.pop_due(now) {
-            self.on_attempt_due(slot, now_ns);
-        }
-        self.sweep(now_ns);
         self.harvest(now_ns);
         self.hooks.tend(&self.object, &self.grace);
         self.tend_tables();
@@ -344,7 +350,6 @@ impl Work {
 
     fn tend_tables(&mut self) {
         let mut moved = Vec::new();
-        self.object.control().set_pressure(0);
         if let Err(error) = self.tables.tend(&mut self.object, &self.grace, self.ledger.live, &mut moved) {
             tracing::error!(%error, "cannot resize the flow table");
         }

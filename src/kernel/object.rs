@@ -149,6 +149,7 @@ impl Object {
             word(&mut bss.nm_control.previous).store(NO_TABLE, Ordering::Relaxed);
             word(&mut bss.nm_control.sample_below).store(u32::MAX, Ordering::Relaxed);
             word(&mut bss.nm_control.interval_ticks).store(4768, Ordering::Relaxed);
+            word(&mut bss.nm_control.room).store(u32::MAX, Ordering::Relaxed);
             word(&mut bss.nm_control.wake_bytes).store(ring / 2, Ordering::Relaxed);
         }
         let object = Self { skel, transport };
@@ -329,7 +330,8 @@ control_words! {
     move_failed, set_move_failed: "the number of flows that found no room when moved";
     waking, set_waking: "whether the reader was woken";
     bench_flows, set_bench_flows: "how many flows the yardsticks spread over; 0 = a new one each time";
-    pressure, set_pressure: "whether a pair of buckets is all but full";
+    opened, set_opened: "how many slots were claimed since the reader came";
+    room, set_room: "how many may be claimed before the reader is woken";
 }
 
 impl Control<'_> {
