@@ -1,4 +1,23 @@
-//! NetMon (crate docs at the end of the build-up).
+//! NetMon: watches every connection of a host through eBPF on the traffic-control hooks.
+//!
+//! ```text
+//! kernel hook -> flow table (shared memory, cumulative counters) + event ring (rare) + outcome counters
+//!   -> collector (one thread: libbpf, hooks, table) -> batches of updates (bounded channel)
+//!   -> sinks (Prometheus, history, followers) -> netmon-cli, Prometheus
+//! ```
+//!
+//! The rooms, in the way of the data:
+//! - [`kernel`]: the only room with `unsafe` and libbpf. Says what the kernel says.
+//! - [`collector`]: owns the kernel side and the books of all flows.
+//! - [`flow`]: what a flow is, what became of it, how it is told. Pure.
+//! - [`sink`]: what becomes of updates.
+//! - [`api`] and [`cli`]: the control socket, its two ends.
+//! - [`interfaces`]: which interfaces and addresses this host has.
+//! - [`config`], [`telemetry`], [`privilege`], [`service`], [`clock`]: surroundings.
+//! - [`agent`]: wires all of it, in order, and takes it down again.
+//!
+//! Rules that hold everywhere: counters are cumulative and a lost message loses nothing; every channel is bounded;
+//! each mutable state has one owner; bad input is an error with a way out or a counted skip.
 
 pub mod agent;
 pub mod api;

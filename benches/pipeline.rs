@@ -1,0 +1,80 @@
+//! What a flow update costs in userspace: decoding an event, counting a batch, making a record, rendering a page.
+//! `cargo bench --bench pipeline`; benches/README.md says how to read it.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::hint::black_box;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use netmon::clock::{WallClock, monotonic_ns};
+use netmon::flow::key::{FlowKey, Protocol};
+use netmon::flow::present::Presenter;
+use netmon::flow::record::{Direction, State, Status};
+use netmon::flow::update::{Batch, Change, Counters, Flow, FlowUpdate};
+use netmon::kernel::decode;
+use netmon::kernel::stats::KernelStats;
+use netmon::sink::prometheus::{Exporter, FlowMetrics};
+
+const BATCH: u32 = 1000;
+const BUCKETS: [f64; 9] = [0.1, 0.5, 1.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1000.0];
+
+fn update(n: u32) -> FlowUpdate {
+    let delta = Counters { packets_sent: 3, packets_received: 2, bytes_sent: 300, bytes_received: 200 };
+    let flow = Flow {
+        id: u64::from(n),
+        key: FlowKey {
+            protocol: Protocol::TCP,
+            src: ([10, 0, (n >> 8) as u8, n as u8], 40_000).into(),
+            dst: ([10, 1, 0, 1], 443).into(),
+        },
+        direction: Direction::Egress,
+        total: delta,
+        start_ns: monotonic_ns(),
+        end_ns: monotonic_ns(),
+        state: State::Established,
+        status: Status::Active,
+        reason: None,
+        tcp_flags: [0x1a, 0x1a],
+        handshake_us: Some(412),
+        icmp: None,
+        opener_seen: true,
+        seen_on: [2, 0, 0, 0],
+    };
+    FlowUpdate { flow, delta, handshake_us: Some(412), change: Change::Opened, event_ns: monotonic_ns() }
+}
+
+fn batch() -> Batch {
+    Batch { read_at: Instant::now(), read_at_ns: monotonic_ns(), updates: (0..BATCH).map(update).collect() }
+}
+
+fn pipeline(c: &mut Criterion) {
+    let mut group = c.benchmark_group("pipeline");
+    let record = [0u8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, 1, 0, 0];
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("decode an event", |b| b.iter(|| decode::event(black_box(&record))));
+
+    let batch = batch();
+    let mut metrics = FlowMetrics::new(1000, &BUCKETS);
+    group.throughput(Throughput::Elements(u64::from(BATCH)));
+    group.bench_function("count a batch of 1000 updates", |b| b.iter(|| metrics.apply(black_box(&batch))));
+
+    let presenter = Presenter {
+        clock: WallClock::now(),
+        interfaces: Arc::new(HashMap::from([(2, "eth0".to_owned())])),
+        sampling_rate: 1.0,
+    };
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("a record as JSON", |b| {
+        b.iter(|| serde_json::to_vec(&presenter.record(black_box(&batch.updates[7].flow))).unwrap());
+    });
+
+    let exporter =
+        Exporter::new(Arc::new(Mutex::new(metrics)), Arc::new(|| Some(KernelStats::default())), "/proc");
+    group.bench_function("a page of metrics with 1000 pairs", |b| b.iter(|| exporter.render().unwrap()));
+    group.finish();
+}
+
+criterion_group!(benches, pipeline);
+criterion_main!(benches);
