@@ -1,0 +1,172 @@
+//! The control socket and netmon-cli, against the real agent.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use common::agent::Agent;
+use common::net::Net;
+
+/// a 10.1.0.1 ──veth── 10.1.0.2 b
+fn two_hosts() -> Net {
+    let net = Net::new(&["a", "b"]);
+    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    net
+}
+
+fn cli(agent: &Agent<'_>, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
+        .arg("--socket")
+        .arg(agent.socket())
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn text(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// One flow each of UDP (ports 1000 to 1004), an echo, and a refused TCP connection.
+fn traffic(net: &Net, agent: &Agent<'_>) {
+    net.exec("b", "ip route add blackhole 10.1.0.1 2>/dev/null || true");
+    net.exec("a", "python3 -c \"import socket; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); [s.sendto(b'u'*(p-999)*10,('10.1.0.2',p)) for p in range(1000,1005)]\"");
+    net.exec("b", "ip route del blackhole 10.1.0.1");
+    net.exec("a", "ping -q -c 1 10.1.0.2; curl -s http://10.1.0.2:81/ || true");
+    agent.wait("the refused flow", 5, |agent| !agent.flows(&["--reason", "refused"]).is_empty());
+}
+
+#[test]
+fn every_filter_shows_its_flows_and_no_others() {
+    let net = two_hosts();
+    let agent = Agent::start(&net, "a", "flow: { active_interval: 200ms }");
+    traffic(&net, &agent);
+    let count = |filters: &[&str]| agent.flows(filters).len();
+    assert_eq!(count(&["--protocol", "udp"]), 5);
+    assert_eq!(count(&["--protocol", "icmp"]), 1);
+    assert_eq!(count(&["--port", "1003"]), 1);
+    assert_eq!(count(&["--ip", "10.1.0.2", "--protocol", "udp"]), 5);
+    assert_eq!(count(&["--ip", "10.1.0.3"]), 0);
+    assert_eq!(count(&["--cidr", "10.1.0.0/30", "--protocol", "udp"]), 5);
+    assert_eq!(count(&["--cidr", "10.2.0.0/16"]), 0);
+    assert_eq!(count(&["--status", "failed"]), 1);
+    assert_eq!(count(&["--reason", "refused", "--port", "81"]), 1);
+    assert_eq!(count(&["--interface", "va", "--protocol", "udp"]), 5);
+    assert_eq!(count(&["--interface", "vz"]), 0);
+    assert_eq!(count(&["--since", "1h", "--protocol", "udp"]), 5);
+    assert_eq!(count(&["--since", "2100-01-01T00:00:00Z"]), 0);
+    assert_eq!(count(&["--namespace", "shop"]), 0);
+    assert_eq!(count(&["--protocol", "udp", "--limit", "2"]), 2);
+    let sizes: Vec<u64> = agent
+        .flows(&["--protocol", "udp", "--sort", "bytes"])
+        .iter()
+        .map(|flow| flow["bytes_sent"].as_u64().unwrap())
+        .collect();
+    assert_eq!(sizes, [92, 82, 72, 62, 52]);
+    agent.stop();
+}
+
+#[test]
+fn answers_come_as_tables_json_and_lines() {
+    let net = two_hosts();
+    let agent = Agent::start(&net, "a", "flow: { active_interval: 200ms }");
+    traffic(&net, &agent);
+    let table = text(&cli(&agent, &["flows", "list", "--status", "failed"]));
+    assert!(table.contains("failed refused") && table.contains("10.1.0.2:81"), "{table}");
+    let lines = text(&cli(&agent, &["flows", "dump", "--protocol", "udp", "-o", "ndjson"]));
+    assert_eq!(lines.lines().count(), 5);
+    assert!(lines.lines().all(|line| serde_json::from_str::<netmon::flow::record::FlowRecord>(line).is_ok()));
+    let status = text(&cli(&agent, &["status"]));
+    for part in ["every packet has its outcome", "va", "tcx", "ready      yes", "by ringbuf"] {
+        assert!(status.contains(part), "{part} in {status}");
+    }
+    let stats = agent.cli(&["stats", "flows"]);
+    assert_eq!(
+        (&stats["by_protocol"]["udp"], &stats["by_direction"]["internal"].is_u64()),
+        (&5.into(), &true)
+    );
+    assert_eq!(stats["top_talkers"][0]["src"], "10.1.0.1");
+    assert!(text(&cli(&agent, &["stats", "flows"])).contains("TOP TALKERS"));
+    agent.stop();
+}
+
+#[test]
+fn a_following_dump_shows_what_comes_and_ends_with_the_agent() {
+    let net = two_hosts();
+    let agent = Agent::start(&net, "a", "flow: { active_interval: 200ms }");
+    let mut follower = Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
+        .arg("--socket")
+        .arg(agent.socket())
+        .args(["flows", "dump", "--follow", "--output", "ndjson", "--protocol", "icmp"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    net.exec("a", "ping -q -c 2 -i 0.3 10.1.0.2");
+    std::thread::sleep(Duration::from_millis(500));
+    agent.stop();
+    let mut lines = String::new();
+    follower.stdout.take().unwrap().read_to_string(&mut lines).unwrap();
+    follower.wait().unwrap();
+    assert!(lines.lines().count() >= 2 && lines.contains("\"icmp\""), "{lines}");
+}
+
+#[test]
+fn what_is_not_accepted_is_named() {
+    let net = two_hosts();
+    let agent = Agent::start(&net, "a", "");
+    for (arguments, expected) in [
+        (
+            &["flows", "dump", "--protocol", "pigeon"][..],
+            "protocol: `pigeon` is not accepted; accepted: a protocol name",
+        ),
+        (&["flows", "dump", "--cidr", "10.0.0.0/99"], "cidr: `10.0.0.0/99` is not accepted"),
+        (&["flows", "dump", "--sort", "colour"], "accepted: bytes, packets, start or duration"),
+    ] {
+        let output = cli(&agent, arguments);
+        assert_eq!(output.status.code(), Some(2));
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(message.contains(expected), "{message}");
+    }
+    agent.stop();
+    let output = Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
+        .args(["--socket", "/nowhere.sock", "status"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&output.stderr)
+            .contains("no netmon agent answers on /nowhere.sock; start one")
+    );
+}
+
+#[test]
+fn the_socket_is_for_its_group_only_and_survives_nonsense() {
+    let net = two_hosts();
+    let agent = Agent::start(&net, "a", "");
+    assert_eq!(std::fs::metadata(agent.socket()).unwrap().permissions().mode() & 0o777, 0o660);
+    let long = format!("GET /v1/flows?{} HTTP/1.1\r\n\r\n", "x=y&".repeat(50_000));
+    for nonsense in [
+        "\0\u{1}\u{2}",
+        "GET",
+        "POST /v1/flows HTTP/1.1\r\n\r\n",
+        "GET /../etc HTTP/1.1\r\nhost: x\r\n\r\n",
+        &long,
+    ] {
+        let mut stream = UnixStream::connect(agent.socket()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        // It may have hung up already.
+        let _ = stream.write_all(nonsense.as_bytes());
+        let _ = stream.read(&mut [0; 512]);
+    }
+    // Forty clients that never finish their request are no hindrance.
+    let _idle: Vec<UnixStream> = (0..40).map(|_| UnixStream::connect(agent.socket()).unwrap()).collect();
+    assert_eq!(agent.cli(&["status"])["ready"], true);
+    agent.stop();
+}
