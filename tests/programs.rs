@@ -351,6 +351,30 @@ fn tcp_closes_by_fin_both_ways_or_by_rst() {
 }
 
 #[test]
+fn a_direction_belongs_to_whoever_saw_it_first_until_it_falls_silent() {
+    let bench = Bench::new();
+    let frame = ethernet(0x0800, &Ipv4::default().with(&udp(1, 2, None, &[])));
+    let see = |program| bench.object.run_on_frame(program, &frame, 1).unwrap();
+    let counted = || {
+        let counters = bench.object.interface(0).unwrap();
+        assert!((0..2).all(|hook| counters.seen[hook] == counters.outcomes[hook].iter().sum::<u64>()));
+        counters.outcomes.map(|outcomes| (outcomes[0], outcomes[1]))
+    };
+    for _ in 0..3 {
+        see(TestProgram::Ingress);
+        see(TestProgram::Egress);
+    }
+    assert_eq!(counted(), [(3, 0), (0, 3)], "counted where it was seen first, a duplicate elsewhere");
+    std::thread::sleep(std::time::Duration::from_millis(1200));
+    see(TestProgram::Egress);
+    see(TestProgram::Ingress);
+    assert_eq!(counted(), [(3, 1), (1, 3)], "after a second of silence the other takes over");
+    let flows = bench.flows();
+    assert_eq!(flows.len(), 1);
+    assert_eq!(flows[0].counters().packets_sent, 4);
+}
+
+#[test]
 fn without_room_packets_count_as_overflow_by_protocol() {
     let bench = Bench::with_slots(8);
     for port in 0..100 {

@@ -203,30 +203,35 @@ fn has_filters(index: i32) -> bool {
 mod filters {
     //! One question over netlink: is there a filter on this hook?
 
-    use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-    use netlink_packet_route::RouteNetlinkMessage;
-    use netlink_packet_route::tc::{TcHandle, TcMessage};
-    use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+    use rustix::net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
+    };
+
+    const RTM_GETTFILTER: u16 = 46;
+    const NLM_F_REQUEST_DUMP: u16 = 0x301;
+    const NLMSG_ERROR: u16 = 2;
+    const NLMSG_DONE: u16 = 3;
 
     pub(super) fn any(index: i32, point: libbpf_rs::TcAttachPoint) -> std::io::Result<bool> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        let mut message = TcMessage::default();
-        message.header.index = index;
-        let minor = if point == libbpf_rs::TC_INGRESS { 0xfff2 } else { 0xfff3 };
-        message.header.parent = TcHandle { major: 0xffff, minor };
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let mut packet =
-            NetlinkMessage::new(header, NetlinkPayload::from(RouteNetlinkMessage::GetTrafficFilter(message)));
-        packet.finalize();
-        let mut buffer = vec![0; packet.buffer_len()];
-        packet.serialize(&mut buffer);
-        socket.send(&buffer, 0)?;
-        let answer = socket.recv_from_full()?.0;
-        // A dump without an entry is a single NLMSG_DONE or NLMSG_ERROR.
-        let kind = answer.get(4..6).map_or(0, |b| u16::from_ne_bytes([b[0], b[1]]));
-        Ok(kind != 2 && kind != 3)
+        // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS or TC_H_MIN_EGRESS)
+        let parent: u32 = if point == libbpf_rs::TC_INGRESS { 0xffff_fff2 } else { 0xffff_fff3 };
+        let mut request = Vec::with_capacity(36);
+        // struct nlmsghdr: length, type, flags, sequence, port; struct tcmsg: family, index, handle, parent, info.
+        request.extend(36u32.to_ne_bytes());
+        request.extend(RTM_GETTFILTER.to_ne_bytes());
+        request.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
+        request.extend([0; 8 + 4]);
+        request.extend(index.to_ne_bytes());
+        request.extend(0u32.to_ne_bytes());
+        request.extend(parent.to_ne_bytes());
+        request.extend(0u32.to_ne_bytes());
+        // NETLINK_ROUTE is protocol 0.
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+        send(&socket, &request, SendFlags::empty())?;
+        let mut answer = [0u8; 8192];
+        let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
+        // A dump without an entry is a single "done" or "error".
+        let kind = u16::from_ne_bytes([answer[4], answer[5]]);
+        Ok(length >= 16 && kind != NLMSG_ERROR && kind != NLMSG_DONE)
     }
 }
