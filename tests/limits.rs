@@ -107,16 +107,42 @@ fn the_table_grows_with_the_flows_and_shrinks_again() {
     let agent = Agent::start(&net, "a", "flow: { active_interval: 200ms, flow_timeout: 3s }");
     let slots = |agent: &Agent<'_>| agent.metrics().sum("netmon_flow_table_slots", &[]);
     let small = slots(&agent);
+    // All the while connections from one and the same port are refused: each SYN kills the slot of the one before.
+    net.exec("a", "ip addr add 10.1.0.4/24 dev va");
+    let reuse = net.spawn(
+        "a",
+        "python3 -c \"
+import socket
+for i in range(3000):
+    s=socket.socket(); s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1); s.bind(('10.1.0.4',40000))
+    s.connect_ex(('10.1.0.2',81)); s.close()\"",
+    );
     spray(&net, 300, 200, 2);
-    agent.wait("60 000 flows", 5, |agent| agent.metrics().sum("netmon_flows_opened_total", &[]) >= 60_000.0);
+    reuse.wait();
+    agent.wait("about 60 000 flows", 5, |agent| {
+        agent.metrics().sum("netmon_flows_opened_total", &[]) >= 57_000.0
+    });
     assert!(slots(&agent) > small);
     agent.assert_law();
-    let books = agent.books();
-    assert_eq!(books["outcomes"]["counted"], 120_000, "nothing overflowed: {books:#}\n{}", agent.log());
+    // How fast it grows is a matter of speed, so a few may find no room; each of them is in the books.
+    let overflow = outcome(&agent, "overflow");
+    let udp = agent.metrics().sum("netmon_packets_total", &["protocol=\"udp\""]) as u64;
+    assert!(
+        udp + overflow >= 120_000 && overflow < 6_000,
+        "{udp} counted, {overflow} not
+{}",
+        agent.log()
+    );
     agent.wait("all flows to end, and the memory to be given back", 40, |agent| {
         agent.metrics().sum("netmon_flows_active", &[]) == 0.0 && slots(agent) <= small
     });
     agent.assert_law();
-    assert_eq!(agent.metrics().sum("netmon_flows_total", &["protocol=\"udp\"", "status=\"ok\""]), 60_000.0);
+    let metrics = agent.metrics();
+    let ended = metrics.sum("netmon_flows_total", &["protocol=\"udp\"", "status=\"ok\""]);
+    assert_eq!(ended, metrics.sum("netmon_flows_opened_total", &["protocol=\"udp\""]), "each flow ends once");
+    assert!((57_000.0..=60_000.0).contains(&ended), "{ended} flows");
+    // Faster than slots are freed, several connections share one.
+    let refused = metrics.sum("netmon_flows_total", &["protocol=\"tcp\"", "reason=\"refused\""]);
+    assert!((20.0..=3000.0).contains(&refused), "{refused} refused");
     agent.stop();
 }

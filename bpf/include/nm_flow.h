@@ -213,7 +213,8 @@ static __always_inline enum nm_outcome nm_account(struct __sk_buff *skb, struct 
 	u32 side = nm_sender_side(p), owner = skb->ifindex << 1 | hook;
 	u32 now_ticks = nm_now_coarse_ns() >> NM_TICK_SHIFT;
 	u64 hash = nm_hash(p, side), tag = hash & ~NM_DEAD;
-	struct nm_place at = {.slot = &scratch->slot};
+	struct nm_place at = {.slot = &scratch->slot}, old = {};
+	u32 slot = 0;
 
 	if (nm_control.sample_below != 0xffffffff &&
 	    (u32)(hash * 0x9e3779b97f4a7c15ULL >> 32) >= nm_control.sample_below)
@@ -227,10 +228,19 @@ static __always_inline enum nm_outcome nm_account(struct __sk_buff *skb, struct 
 		    hot->owner[side & 1] != owner)
 			return nm_count(skb, &at, scratch, side, owner, now_ticks);
 		/* A new connection on the ports of a closed one: the old slot leaves, a new one is taken. */
-		at.bucket->tags[*at.slot & (NM_SLOTS - 1)] = tag | NM_DEAD;
+		old = at;
+		slot = *at.slot & (NM_SLOTS - 1);
+		old.bucket->tags[slot] = tag | NM_DEAD;
+		nm_emit(skb, NM_EVENT_ENDED, old.table, old.index * NM_SLOTS + slot, bpf_ktime_get_ns(), false);
 	}
 	if (nm_open(skb, &at, tag, p, side, now_ticks))
 		return nm_count(skb, &at, scratch, side, owner, now_ticks);
+	if (old.bucket) {
+		/* All slots of the pair hold the connection's former selves: it goes on in the last of them. */
+		old.bucket->tags[slot] = tag;
+		*old.slot = slot;
+		return nm_count(skb, &old, scratch, side, owner, now_ticks);
+	}
 	nm_count_overflow(skb, scratch, hook, now_ticks);
 	return NM_OVERFLOW;
 }

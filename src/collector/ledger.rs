@@ -13,7 +13,7 @@ use crate::flow::update::{Change, Counters, Flow, FlowUpdate};
 use crate::flow::verdict::{Facts, unanswered, verdict};
 use crate::interfaces::HostAddresses;
 use crate::kernel::decode::{self, Places};
-use crate::kernel::table::{Snapshot, Table};
+use crate::kernel::table::{MOVED, Snapshot, Table};
 use crate::kernel::types::nm_told;
 
 /// Notes that the agent keeps in a slot.
@@ -164,6 +164,10 @@ impl Ledger {
     /// Looks at a live slot: what is new about it, if anything.
     pub fn look(&mut self, table: &Table, slot: u32, now_ns: u64, event_ns: u64) -> Option<FlowUpdate> {
         let mut snapshot = table.read(slot)?;
+        if snapshot.cold.agent_flags & MOVED != 0 {
+            // The slot that took over tells it.
+            return None;
+        }
         let known = snapshot.cold.agent_flags & note::KNOWN != 0;
         let (delta, told) = delta(&snapshot, table.told(slot));
         if known && delta.is_zero() {

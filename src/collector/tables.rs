@@ -8,22 +8,29 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::ledger::note;
 use crate::kernel::grace::Grace;
 use crate::kernel::object::{NO_TABLE, Object, TABLE_ENTRIES};
 use crate::kernel::table::{DEAD, MOVED, Table};
 
-/// Slots of the first table: 2.6 MB.
-const FIRST_SLOTS: u64 = 16_384;
+/// Slots of the first table: 5.2 MB, room for a burst until a larger one is there.
+const FIRST_SLOTS: u64 = 32_768;
 /// Two-choice buckets of eight overflow visibly above this fill.
 const GROW_ABOVE: f64 = 0.75;
-/// A table this empty is given back.
-const SHRINK_BELOW: f64 = 0.15;
-/// Above this size tables grow by less, so that memory stays in proportion to flows.
-const LARGE_SLOTS: u64 = 65_536;
+/// Fill of the largest table with `max_flows` flows: nothing overflows before.
+const FULL: f64 = 0.68;
+/// A table this empty for a while is moved to a smaller one.
+const SHRINK_BELOW: f64 = 0.4;
+/// That while.
+const CALM: Duration = Duration::from_secs(5);
+/// Growing by less keeps memory in proportion to flows: at most 300 bytes each.
+const GROW_STEADILY: f64 = 1.4;
+/// A burst does not wait for the next step. What is too much is given back after it.
+const GROW_FAST: f64 = 8.0;
 /// Buckets moved in one go; some milliseconds.
 const MOVE_BUCKETS: u32 = 8192;
 /// A resize takes this long, about: the table is sized for the flows that will be there by then.
-const LEAD_SECONDS: f64 = 0.3;
+const LEAD_SECONDS: f64 = 0.5;
 
 /// A slot: entry of the outer map (two bits) and slot in that table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,8 +70,14 @@ enum Resize {
     Retiring(u64),
 }
 
-/// A slot that has been merged into another and must be looked at anew.
-pub type Moved = SlotRef;
+/// Slots that a resize hands back to the collector.
+#[derive(Debug, Default)]
+pub struct Handed {
+    /// Took over from another slot: to be looked at anew.
+    pub moved: Vec<SlotRef>,
+    /// Dead in the old table, and not yet on their way out.
+    pub strays: Vec<SlotRef>,
+}
 
 /// Current and previous table.
 pub struct Tables {
@@ -78,6 +91,8 @@ pub struct Tables {
     last: Option<(Instant, u64)>,
     /// New flows a second, smoothed; 0 when they get fewer.
     rate: f64,
+    /// Since when the table has been too large.
+    calm_since: Option<Instant>,
     shared: SharedTables,
 }
 
@@ -87,7 +102,7 @@ impl Tables {
     /// # Errors
     /// The kernel's.
     pub fn install(object: &mut Object, max_flows: u64) -> std::io::Result<Self> {
-        let max_slots = ((max_flows as f64 / GROW_ABOVE).ceil() as u64).max(8);
+        let max_slots = ((max_flows as f64 / FULL).ceil() as u64).max(8);
         let mut tables = Self {
             entries: [const { None }; TABLE_ENTRIES as usize],
             current: 0,
@@ -97,6 +112,7 @@ impl Tables {
             resizes: 0,
             last: None,
             rate: 0.0,
+            calm_since: None,
             shared: SharedTables::default(),
         };
         tables.publish(object, 0, FIRST_SLOTS.min(max_slots))?;
@@ -160,9 +176,10 @@ impl Tables {
         self.resize != Resize::Settled
     }
 
-    /// Whether slots wait for the counts of the slots that they took over from: none may be freed meanwhile.
-    pub fn merging(&self) -> bool {
-        matches!(self.resize, Resize::Moving | Resize::Merging(_))
+    /// Whether a slot may be waiting for the counts of the slot that it took over from: it may not be freed
+    /// before it has them.
+    pub fn awaits_merge(&self, slot: SlotRef) -> bool {
+        slot.entry() == self.current && matches!(self.resize, Resize::Moving | Resize::Merging(_))
     }
 
     /// How long the collector may sleep: less while a resize waits for it.
@@ -198,8 +215,7 @@ impl Tables {
         flows + (self.rate * LEAD_SECONDS) as u64
     }
 
-    /// Goes on with a resize, or begins one if `flows` asks for it. Slots that took over from another are pushed
-    /// to `moved`.
+    /// Goes on with a resize, or begins one if `flows` asks for it.
     ///
     /// # Errors
     /// The kernel's; the table then stays as it is.
@@ -208,12 +224,12 @@ impl Tables {
         object: &mut Object,
         grace: &Grace,
         flows: u64,
-        moved: &mut Vec<Moved>,
+        handed: &mut Handed,
     ) -> std::io::Result<()> {
         match self.resize {
             Resize::Settled => {
                 let expected = self.expected(flows);
-                if let Some(slots) = self.wanted(expected) {
+                if let Some(slots) = self.wanted(flows, expected) {
                     let spare = (0..TABLE_ENTRIES).find(|entry| self.get(*entry).is_none());
                     self.publish(object, spare.unwrap_or(0), slots)?;
                     self.resize = Resize::Published(grace.after_now());
@@ -233,7 +249,7 @@ impl Tables {
                 }
             }
             Resize::Merging(number) if grace.passed(number) => {
-                let left = self.merge(moved);
+                let left = self.merge(handed);
                 if left == 0 {
                     object.control().set_previous(NO_TABLE);
                     self.resize = Resize::Retiring(grace.after_now());
@@ -257,16 +273,23 @@ impl Tables {
         Ok(())
     }
 
-    /// Another size, if the number of flows that are expected asks for it.
-    fn wanted(&self, flows: u64) -> Option<u64> {
-        let slots = self.slots();
-        let fill = flows as f64 / slots as f64;
-        if fill > GROW_ABOVE && slots < self.max_slots {
-            let factor = if slots < LARGE_SLOTS { 2.0 } else { 1.4 };
-            let wanted = (slots as f64 * factor).max(flows as f64 / 0.55) as u64;
+    /// Another size, if the number of flows, now and expected, asks for it.
+    fn wanted(&mut self, flows: u64, expected: u64) -> Option<u64> {
+        let slots = self.slots() as f64;
+        let fill = expected as f64 / slots;
+        let calm = fill < SHRINK_BELOW && self.slots() > FIRST_SLOTS.min(self.max_slots);
+        let calm_since = *self.calm_since.get_or_insert_with(Instant::now);
+        if !calm {
+            self.calm_since = None;
+        }
+        if fill > GROW_ABOVE && self.slots() < self.max_slots {
+            let burst = (flows as f64) < slots * GROW_ABOVE * 0.8;
+            let factor = if burst { GROW_FAST } else { GROW_STEADILY };
+            let wanted = (slots * factor).max(expected as f64 / 0.55) as u64;
             Some(wanted.min(self.max_slots))
-        } else if fill < SHRINK_BELOW && slots > FIRST_SLOTS {
-            Some(((flows as f64 / 0.4) as u64).max(FIRST_SLOTS).min(self.max_slots))
+        } else if calm && calm_since.elapsed() > CALM {
+            self.calm_since = None;
+            Some(((flows as f64 / 0.6) as u64).max(FIRST_SLOTS).min(self.max_slots))
         } else {
             None
         }
@@ -274,7 +297,7 @@ impl Tables {
 
     /// Adds what moved slots of the previous table counted to their new places; returns how many slots are
     /// left in the previous table.
-    fn merge(&mut self, moved: &mut Vec<Moved>) -> u64 {
+    fn merge(&mut self, handed: &mut Handed) -> u64 {
         let (Some(old), Some(new)) = (self.get(self.previous).cloned(), self.get(self.current).cloned())
         else {
             return 0;
@@ -287,13 +310,17 @@ impl Tables {
             let Some(snapshot) = old.read(slot) else { continue };
             if snapshot.tag & DEAD == 0 || snapshot.cold.agent_flags & MOVED == 0 {
                 left += 1;
+                // A program killed it (its ports were used anew), and nobody has looked at it since.
+                if snapshot.tag & DEAD != 0 && snapshot.cold.agent_flags & note::DYING == 0 {
+                    handed.strays.push(SlotRef::new(self.previous, slot));
+                }
                 continue;
             }
             let target = u32::try_from(snapshot.cold.start_ns).unwrap_or(u32::MAX);
             new.absorb(target, &snapshot.hot, old.told(slot));
-            new.set_notes(target, snapshot.cold.agent_direction, snapshot.cold.agent_flags & !MOVED);
+            new.add_notes(target, snapshot.cold.agent_direction, snapshot.cold.agent_flags & !MOVED);
             old.clear(slot);
-            moved.push(SlotRef::new(self.current, target));
+            handed.moved.push(SlotRef::new(self.current, target));
         }
         left
     }

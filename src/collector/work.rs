@@ -12,7 +12,7 @@ use super::handle::{Command, Report, Settings};
 use super::hooks::Hooks;
 use super::ledger::{Ledger, attempt_open, note};
 use super::rechecks::Rechecks;
-use super::tables::{SlotRef, Tables};
+use super::tables::{Handed, SlotRef, Tables};
 use super::view::FlowView;
 use crate::clock;
 use crate::flow::update::{Batch, FlowUpdate};
@@ -49,6 +49,8 @@ pub(super) struct Work {
     attempts: Rechecks,
     /// Closed flows.
     closed: Rechecks,
+    /// To be buried once the table has moved.
+    postponed: Vec<SlotRef>,
     dying: Vec<SlotRef>,
     dead: Option<(u64, Vec<SlotRef>)>,
     sweep_at: u32,
@@ -91,6 +93,7 @@ impl Work {
             active: Rechecks::after(clock::ticks(settings.active_interval)),
             attempts: Rechecks::after(clock::ticks(settings.connect_timeout)),
             closed: Rechecks::after(clock::ticks(LINGER)),
+            postponed: Vec::new(),
             dying: Vec::new(),
             dead: None,
             sweep_at: 0,
@@ -219,7 +222,14 @@ impl Work {
             }
             EventKind::Ended => {
                 self.look(slot, now_ns, event.stamp_ns);
-                self.queue_closed(slot, clock::tick_of(now_ns));
+                let table = self.tables.get(slot.entry());
+                if table.is_some_and(|table| table.read(slot.slot()).is_some_and(|snapshot| !snapshot.live()))
+                {
+                    // Its ports are used anew, so nothing late can join it.
+                    self.bury_dead(slot);
+                } else {
+                    self.queue_closed(slot, clock::tick_of(now_ns));
+                }
             }
         }
     }
@@ -267,9 +277,20 @@ impl Work {
     }
 
     fn bury(&mut self, slot: SlotRef) {
+        // Freed before its older self is merged into it, it would take those counts along.
+        if self.tables.awaits_merge(slot) {
+            self.postponed.push(slot);
+            return;
+        }
         if let Some(table) = self.tables.get(slot.entry()) {
             table.kill(slot.slot());
         }
+        self.bury_dead(slot);
+    }
+
+    /// Takes up a slot that a program has killed. The program may yet take it back (`nm_account`), so it is looked
+    /// at again before it is freed.
+    fn bury_dead(&mut self, slot: SlotRef) {
         if self.annotate(slot, note::DYING) {
             self.dying.push(slot);
         }
@@ -283,16 +304,13 @@ impl Work {
         while let Some(slot) = self.active.pop_due(now) {
             self.look(slot, now_ns, 0);
         }
-        // A slot that is freed before its older self is merged into it would take those counts along.
-        if !self.tables.merging() {
-            while let Some(slot) = self.closed.pop_due(now) {
-                self.on_closed_due(slot, now);
-            }
-            while let Some(slot) = self.attempts.pop_due(now) {
-                self.on_attempt_due(slot, now_ns);
-            }
-            self.sweep(now_ns);
+        while let Some(slot) = self.closed.pop_due(now) {
+            self.on_closed_due(slot, now);
         }
+        while let Some(slot) = self.attempts.pop_due(now) {
+            self.on_attempt_due(slot, now_ns);
+        }
+        self.sweep(now_ns);
         self.harvest(now_ns);
         self.hooks.tend(&self.object, &self.grace);
         self.tend_tables();
@@ -340,6 +358,10 @@ impl Work {
                 let tag = table.tag(slot.slot());
                 if tag & DEAD != 0 {
                     self.ledger.harvest(table, slot.slot(), now_ns, &mut self.out);
+                } else if let Some(snapshot) = table.read(slot.slot()) {
+                    // Its connection goes on in it after all.
+                    let flags = snapshot.cold.agent_flags & !note::DYING;
+                    table.set_notes(slot.slot(), snapshot.cold.agent_direction, flags);
                 }
             }
         }
@@ -349,13 +371,19 @@ impl Work {
     }
 
     fn tend_tables(&mut self) {
-        let mut moved = Vec::new();
-        if let Err(error) = self.tables.tend(&mut self.object, &self.grace, self.ledger.live, &mut moved) {
+        let mut handed = Handed::default();
+        if let Err(error) = self.tables.tend(&mut self.object, &self.grace, self.ledger.live, &mut handed) {
             tracing::error!(%error, "cannot resize the flow table");
         }
         self.view.resizing.store(self.tables.resizing(), Ordering::Release);
         let now = clock::tick_of(clock::monotonic_ns());
-        for slot in moved {
+        for slot in handed.strays {
+            self.bury_dead(slot);
+        }
+        for slot in std::mem::take(&mut self.postponed) {
+            self.bury(slot);
+        }
+        for slot in handed.moved {
             self.active.push(slot, now);
             let snapshot = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot()));
             if let Some(snapshot) = snapshot {

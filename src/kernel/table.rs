@@ -192,6 +192,16 @@ impl Table {
         }
     }
 
+    /// Adds an older slot's notes to those made since.
+    pub fn add_notes(&self, slot: u32, direction: u8, flags: u8) {
+        if let Some((direction_cell, flags_cell)) = self.note_cells(slot) {
+            if direction_cell.load(Ordering::Relaxed) == 0 {
+                direction_cell.store(direction, Ordering::Relaxed);
+            }
+            flags_cell.fetch_or(flags, Ordering::Relaxed);
+        }
+    }
+
     /// Adds what an old slot of the same flow counted: atomically, since packets are being counted here.
     pub fn absorb(&self, slot: u32, hot: &nm_hot, told: nm_told) {
         let Some(cell) = self.field::<nm_hot>(slot, offset_of!(nm_bucket, hot)) else { return };
