@@ -38,6 +38,7 @@ int nm_move(struct __sk_buff *skb)
 		if (!tag || tag & NM_DEAD)
 			continue;
 		cold = old->cold[i];
+		cold.agent_flags &= ~NM_FLAGS_OF_SLOT;
 		hot.seen_ticks[0] = old->hot[i].seen_ticks[0];
 		hot.seen_ticks[1] = old->hot[i].seen_ticks[1];
 		hot.owner[0] = old->hot[i].owner[0];

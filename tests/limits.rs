@@ -112,8 +112,9 @@ fn the_table_grows_with_the_flows_and_shrinks_again() {
     let reuse = net.spawn(
         "a",
         "python3 -c \"
-import socket
+import socket,time
 for i in range(3000):
+    time.sleep(0.0005)
     s=socket.socket(); s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1); s.bind(('10.1.0.4',40000))
     s.connect_ex(('10.1.0.2',81)); s.close()\"",
     );
@@ -143,6 +144,6 @@ for i in range(3000):
     assert!((57_000.0..=60_000.0).contains(&ended), "{ended} flows");
     // Faster than slots are freed, several connections share one.
     let refused = metrics.sum("netmon_flows_total", &["protocol=\"tcp\"", "reason=\"refused\""]);
-    assert!((20.0..=3000.0).contains(&refused), "{refused} refused");
+    assert!((200.0..=3000.0).contains(&refused), "{refused} refused");
     agent.stop();
 }

@@ -227,11 +227,12 @@ static __always_inline enum nm_outcome nm_account(struct __sk_buff *skb, struct 
 		if ((p->tcp_flags & (NM_TCP_SYN | NM_TCP_ACK)) != NM_TCP_SYN || !hot->closed_ns ||
 		    hot->owner[side & 1] != owner)
 			return nm_count(skb, &at, scratch, side, owner, now_ticks);
-		/* A new connection on the ports of a closed one: the old slot leaves, a new one is taken. */
+		/* A new connection on the ports of a closed one: the old slot leaves, a new one is taken. The pair of
+		 * buckets holds only so many: the reader comes at once to free them. */
 		old = at;
 		slot = *at.slot & (NM_SLOTS - 1);
 		old.bucket->tags[slot] = tag | NM_DEAD;
-		nm_emit(skb, NM_EVENT_ENDED, old.table, old.index * NM_SLOTS + slot, bpf_ktime_get_ns(), false);
+		nm_emit(skb, NM_EVENT_ENDED, old.table, old.index * NM_SLOTS + slot, bpf_ktime_get_ns(), NM_WAKE);
 	}
 	if (nm_open(skb, &at, tag, p, side, now_ticks))
 		return nm_count(skb, &at, scratch, side, owner, now_ticks);

@@ -20,14 +20,18 @@ use crate::kernel::types::nm_told;
 pub mod note {
     /// The flow has been told as opened.
     pub const KNOWN: u8 = 1;
-    /// It is queued for leaving.
-    pub const LEAVING: u8 = 2;
     /// Its attempt has timed out.
-    pub const TIMED_OUT: u8 = 4;
+    pub const TIMED_OUT: u8 = 2;
     /// Its handshake's time has been told.
-    pub const HANDSHAKE: u8 = 16;
-    /// It is in the list of dead slots.
-    pub const DYING: u8 = 8;
+    pub const HANDSHAKE: u8 = 4;
+    /// The slot is in the list of dead ones (`NM_FLAG_DYING`).
+    pub const DYING: u8 = 0x20;
+    /// The slot is queued for leaving (`NM_FLAG_LEAVING`).
+    pub const LEAVING: u8 = 0x40;
+    /// The flow lives on in another slot (`NM_FLAG_MOVED`).
+    pub const MOVED: u8 = crate::kernel::table::MOVED;
+    /// What tells of the slot and not of the flow: it does not move with it (`NM_FLAGS_OF_SLOT`).
+    pub const OF_SLOT: u8 = DYING | LEAVING | MOVED;
 }
 
 /// What tells where a flow runs.

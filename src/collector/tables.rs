@@ -318,7 +318,7 @@ impl Tables {
             }
             let target = u32::try_from(snapshot.cold.start_ns).unwrap_or(u32::MAX);
             new.absorb(target, &snapshot.hot, old.told(slot));
-            new.add_notes(target, snapshot.cold.agent_direction, snapshot.cold.agent_flags & !MOVED);
+            new.add_notes(target, snapshot.cold.agent_direction, snapshot.cold.agent_flags & !note::OF_SLOT);
             old.clear(slot);
             handed.moved.push(SlotRef::new(self.current, target));
         }

@@ -222,14 +222,7 @@ impl Work {
             }
             EventKind::Ended => {
                 self.look(slot, now_ns, event.stamp_ns);
-                let table = self.tables.get(slot.entry());
-                if table.is_some_and(|table| table.read(slot.slot()).is_some_and(|snapshot| !snapshot.live()))
-                {
-                    // Its ports are used anew, so nothing late can join it.
-                    self.bury_dead(slot);
-                } else {
-                    self.queue_closed(slot, clock::tick_of(now_ns));
-                }
+                self.queue_closed(slot, clock::tick_of(now_ns));
             }
         }
     }
@@ -259,19 +252,24 @@ impl Work {
         self.out.push(update);
     }
 
+    /// Adds a note to a slot; false when it has it, or when its flow has moved on.
     fn annotate(&self, slot: SlotRef, notes: u8) -> bool {
         let Some(table) = self.tables.get(slot.entry()) else { return false };
         let Some(snapshot) = table.read(slot.slot()) else { return false };
         let flags = snapshot.cold.agent_flags;
-        if flags & notes == notes {
+        if flags & MOVED != 0 || flags & notes == notes {
             return false;
         }
         table.set_notes(slot.slot(), snapshot.cold.agent_direction, flags | notes);
         true
     }
 
+    /// A closed flow leaves: after a while, or at once when its ports are used anew, so that nothing late can
+    /// join it.
     fn queue_closed(&mut self, slot: SlotRef, now_ticks: u32) {
-        if self.annotate(slot, note::LEAVING) {
+        if self.tables.get(slot.entry()).is_some_and(|table| table.tag(slot.slot()) & DEAD != 0) {
+            self.bury_dead(slot);
+        } else if self.annotate(slot, note::LEAVING) {
             self.closed.push(slot, now_ticks);
         }
     }
@@ -355,13 +353,17 @@ impl Work {
         {
             for slot in dead {
                 let Some(table) = self.tables.get(slot.entry()) else { continue };
-                let tag = table.tag(slot.slot());
-                if tag & DEAD != 0 {
-                    self.ledger.harvest(table, slot.slot(), now_ns, &mut self.out);
-                } else if let Some(snapshot) = table.read(slot.slot()) {
+                let Some(snapshot) = table.read(slot.slot()) else { continue };
+                let flags = snapshot.cold.agent_flags;
+                if flags & (MOVED | note::DYING) != note::DYING {
+                    continue;
+                }
+                if snapshot.live() {
                     // Its connection goes on in it after all.
-                    let flags = snapshot.cold.agent_flags & !note::DYING;
-                    table.set_notes(slot.slot(), snapshot.cold.agent_direction, flags);
+                    table.set_notes(slot.slot(), snapshot.cold.agent_direction, flags & !note::OF_SLOT);
+                    self.queue_closed(slot, clock::tick_of(now_ns));
+                } else {
+                    self.ledger.harvest(table, slot.slot(), now_ns, &mut self.out);
                 }
             }
         }
@@ -388,7 +390,7 @@ impl Work {
             let snapshot = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot()));
             if let Some(snapshot) = snapshot {
                 if snapshot.hot.closed_ns > 0 {
-                    self.closed.push(slot, now);
+                    self.queue_closed(slot, now);
                 } else if attempt_open(&snapshot) {
                     self.attempts.push(slot, now);
                 }
