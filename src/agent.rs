@@ -24,6 +24,7 @@ use crate::flow::update::{Batch, Flow};
 use crate::interfaces::{Event, Follower, Selection};
 use crate::kernel::attach::Method;
 use crate::kernel::object::{Object, Options, Transport};
+use crate::sink::feed::{self, Feed};
 use crate::sink::history::{self, History};
 use crate::sink::prometheus::{Exporter, FlowMetrics, Readiness, http};
 
@@ -31,15 +32,13 @@ use crate::sink::prometheus::{Exporter, FlowMetrics, Readiness, http};
 const SHUTDOWN: Duration = Duration::from_secs(10);
 /// Interface events that may wait.
 const INTERFACE_EVENTS: usize = 1024;
-/// Batches that a follower of flows may lag behind.
-const FOLLOW_BATCHES: usize = 256;
 
 /// What the API and the exporter see.
 struct State {
     collector: Handle,
     readiness: Readiness,
-    history: Mutex<History>,
-    updates: broadcast::Sender<Arc<Batch>>,
+    history: Arc<Mutex<History>>,
+    updates: broadcast::Sender<Batch>,
     mode: &'static str,
     config_file: Option<String>,
     started: Timestamp,
@@ -79,14 +78,11 @@ pub async fn run(
     .await
     .context("load the eBPF programs")??;
 
-    let batches_waiting = (config.performance.buffer_size / config.performance.batch_size).max(2);
-    let (batches, inbox) = mpsc::channel(usize::try_from(batches_waiting).unwrap_or(usize::MAX).min(1 << 16));
     let settings = Settings {
         max_flows: config.max_flows(),
         flow_timeout: config.flow.flow_timeout,
         connect_timeout: config.flow.connect_timeout,
         active_interval: config.flow.active_interval,
-        batch_size: usize::try_from(config.performance.batch_size).unwrap_or(1000),
         sampling_rate: config.capture.sampling_rate,
         method: match config.capture.attach {
             Attach::Auto => None,
@@ -94,24 +90,28 @@ pub async fn run(
             Attach::Clsact => Some(Method::Clsact),
         },
     };
-    let collector = Collector::start(object, &settings, batches).context("start the collector")?;
-
-    let state = Arc::new(State {
-        collector: collector.handle(),
-        readiness: readiness.clone(),
-        history: Mutex::new(History::new(history::KEPT)),
-        updates: broadcast::Sender::new(FOLLOW_BATCHES),
-        mode: if kubernetes { "kubernetes" } else { "systemd" },
-        config_file: config_file.map(|path| path.display().to_string()),
-        started: Timestamp::now(),
-        sampling_rate: config.capture.sampling_rate,
-    });
     let top_pairs = usize::try_from(config.export.prometheus.top_pairs).unwrap_or(1000);
     let metrics = Arc::new(Mutex::new(FlowMetrics::new(
         top_pairs,
         &config.features.latency_tracking.histogram_buckets,
     )));
-    let feeding = tokio::spawn(feed(inbox, Arc::clone(&metrics), Arc::clone(&state)));
+    let history = Arc::new(Mutex::new(History::new(history::KEPT)));
+    let batch_size = usize::try_from(config.performance.batch_size).unwrap_or(1000);
+    let buffer_size = usize::try_from(config.performance.buffer_size).unwrap_or(usize::MAX);
+    let updates = feed::channel(buffer_size, batch_size);
+    let feed = Feed::new(Arc::clone(&metrics), Arc::clone(&history), updates.clone(), batch_size);
+    let collector = Collector::start(object, &settings, Box::new(feed)).context("start the collector")?;
+
+    let state = Arc::new(State {
+        collector: collector.handle(),
+        readiness: readiness.clone(),
+        history,
+        updates,
+        mode: if kubernetes { "kubernetes" } else { "systemd" },
+        config_file: config_file.map(|path| path.display().to_string()),
+        started: Timestamp::now(),
+        sampling_rate: config.capture.sampling_rate,
+    });
 
     let (over, ending) = watch::channel(());
     let ended = move || {
@@ -146,16 +146,15 @@ pub async fn run(
     tracing::info!("stopping");
     crate::service::stopping();
     following.abort();
-    // The collector tells the last of every flow to the sinks, which end when it does.
+    // The collector tells the last of every flow; then the servers may go.
     let stopping = async {
         let stopped = tokio::task::spawn_blocking(move || collector.stop()).await;
-        let fed = feeding.await;
         drop(over);
         for server in servers {
             // Its panic has been printed.
             let _ = server.await;
         }
-        stopped.and(fed)
+        stopped
     };
     match tokio::time::timeout(SHUTDOWN, stopping).await {
         Ok(Ok(())) => {}
@@ -170,16 +169,6 @@ pub async fn run(
 async fn watch_over(collector: &Collector) {
     while !collector.is_finished() {
         tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-}
-
-/// Hands each batch to every sink. Ends with the collector.
-async fn feed(mut inbox: mpsc::Receiver<Arc<Batch>>, metrics: Arc<Mutex<FlowMetrics>>, state: Arc<State>) {
-    while let Some(batch) = inbox.recv().await {
-        metrics.lock().unwrap_or_else(PoisonError::into_inner).apply(&batch);
-        state.history.lock().unwrap_or_else(PoisonError::into_inner).apply(&batch);
-        // Nobody may be following.
-        let _ = state.updates.send(batch);
     }
 }
 
@@ -320,7 +309,7 @@ impl Source for State {
         }
     }
 
-    fn subscribe(&self) -> broadcast::Receiver<Arc<Batch>> {
+    fn subscribe(&self) -> broadcast::Receiver<Batch> {
         self.updates.subscribe()
     }
 }

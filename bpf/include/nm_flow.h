@@ -11,6 +11,7 @@
 #include "nm_table.h"
 
 #define NM_OWNER_SILENCE_TICKS 954 /* one second */
+#define NM_FEW		       3   /* free slots of the emptier bucket of two */
 #define NM_TCP_FIN	       0x01
 #define NM_TCP_SYN	       0x02
 #define NM_TCP_RST	       0x04
@@ -70,7 +71,7 @@ static __always_inline void nm_set_opener(struct nm_cold *cold, const struct nm_
 }
 
 static __always_inline bool nm_open(struct __sk_buff *skb, struct nm_place *at, u64 tag, const struct nm_packet *p,
-				    u32 side, u32 now_ticks)
+				    u32 side, u32 now_ticks, bool again)
 {
 	struct nm_cold cold = {};
 	struct nm_hot hot = {};
@@ -93,10 +94,11 @@ static __always_inline bool nm_open(struct __sk_buff *skb, struct nm_place *at, 
 	if (!nm_claim(at, tag, &cold, &hot, &fresh))
 		return false;
 	if (fresh) {
-		/* The table must grow before it's full, however soon that is: the reader says how much room there is. */
+		/* The table must grow before it's full, however soon that is: the reader says how much room there is.
+		 * Ports that are used anew fill their two buckets: it frees them. */
 		__sync_fetch_and_add(&nm_control.opened, 1);
 		nm_emit(skb, NM_EVENT_OPENED, at->table, at->index * NM_SLOTS + *at->slot, cold.start_ns,
-			nm_control.opened > nm_control.room);
+			nm_control.opened > nm_control.room || (again && at->free <= NM_FEW));
 	}
 	return true;
 }
@@ -227,14 +229,13 @@ static __always_inline enum nm_outcome nm_account(struct __sk_buff *skb, struct 
 		if ((p->tcp_flags & (NM_TCP_SYN | NM_TCP_ACK)) != NM_TCP_SYN || !hot->closed_ns ||
 		    hot->owner[side & 1] != owner)
 			return nm_count(skb, &at, scratch, side, owner, now_ticks);
-		/* A new connection on the ports of a closed one: the old slot leaves, a new one is taken. The pair of
-		 * buckets holds only so many: the reader comes at once to free them. */
+		/* A new connection on the ports of a closed one: the old slot leaves, a new one is taken. */
 		old = at;
 		slot = *at.slot & (NM_SLOTS - 1);
 		old.bucket->tags[slot] = tag | NM_DEAD;
-		nm_emit(skb, NM_EVENT_ENDED, old.table, old.index * NM_SLOTS + slot, bpf_ktime_get_ns(), NM_WAKE);
+		nm_emit(skb, NM_EVENT_ENDED, old.table, old.index * NM_SLOTS + slot, bpf_ktime_get_ns(), false);
 	}
-	if (nm_open(skb, &at, tag, p, side, now_ticks))
+	if (nm_open(skb, &at, tag, p, side, now_ticks, old.bucket))
 		return nm_count(skb, &at, scratch, side, owner, now_ticks);
 	if (old.bucket) {
 		/* All slots of the pair hold the connection's former selves: it goes on in the last of them. */

@@ -14,6 +14,7 @@ struct nm_place {
 	u32 index; /* of the bucket in its table */
 	u32 table;
 	u32 *slot; /* in the bucket; kept in the scratch so that eight slots are one path */
+	u32 free;  /* slots that were free in the bucket when one was claimed */
 };
 
 static __always_inline struct nm_bucket *nm_bucket_at(u32 table, u32 index)
@@ -109,6 +110,7 @@ static __always_inline bool nm_claim(struct nm_place *at, u64 tag, const struct 
 	free_two = nm_count_free(two);
 	bucket = free_one >= free_two ? one : two;
 	index = free_one >= free_two ? first : second;
+	at->free = free_one >= free_two ? free_one : free_two;
 	lock_index = index & 1023;
 	lock = bpf_map_lookup_elem(&nm_locks, &lock_index);
 	if (!lock)

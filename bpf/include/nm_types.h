@@ -107,9 +107,9 @@ struct nm_cold {
 };
 _Static_assert(sizeof(struct nm_cold) == 64, "one cache line");
 
-#define NM_FLAG_MOVED	0x80 /* the flow lives on in another slot */
-#define NM_FLAG_LEAVING 0x40 /* the agent has queued the slot for leaving */
-#define NM_FLAG_DYING	0x20 /* the agent waits for a grace period to free the slot */
+#define NM_FLAG_MOVED	 0x80 /* the flow lives on in another slot */
+#define NM_FLAG_LEAVING	 0x40 /* the agent has queued the slot for leaving */
+#define NM_FLAG_DYING	 0x20 /* the agent waits for a grace period to free the slot */
 /* These tell of the slot; the other bits tell of the flow, and move with it. */
 #define NM_FLAGS_OF_SLOT (NM_FLAG_MOVED | NM_FLAG_LEAVING | NM_FLAG_DYING)
 

@@ -245,7 +245,7 @@ async fn dump<S: Source>(
     source: Arc<S>,
     request: Request,
     chunks: mpsc::Sender<Bytes>,
-    updates: Option<broadcast::Receiver<Arc<crate::flow::update::Batch>>>,
+    updates: Option<broadcast::Receiver<crate::flow::update::Batch>>,
     mut ending: broadcast::Receiver<()>,
 ) {
     let Request { filter, which, .. } = request;
@@ -265,7 +265,7 @@ async fn dump<S: Source>(
         match batch {
             Ok(batch) => {
                 let presenter = source.presenter();
-                for update in batch.updates.iter().filter(|update| filter.may_match(&update.flow)) {
+                for update in batch.iter().filter(|update| filter.may_match(&update.flow)) {
                     let record = presenter.record(&update.flow);
                     if left > 0
                         && filter.matches(&record)

@@ -1,7 +1,6 @@
 //! What the API asks the agent for.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
@@ -27,5 +26,5 @@ pub trait Source: Send + Sync + 'static {
     /// Turns flows into records.
     fn presenter(&self) -> Presenter;
     /// Updates from now on.
-    fn subscribe(&self) -> broadcast::Receiver<Arc<Batch>>;
+    fn subscribe(&self) -> broadcast::Receiver<Batch>;
 }

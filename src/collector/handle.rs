@@ -7,14 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-
 use super::hooks::Watched;
 use super::ledger::{Context, Departed};
 use super::tables::Tables;
 use super::view::FlowView;
 use super::work::Work;
-use crate::flow::update::Batch;
+use crate::flow::update::Sink;
 use crate::interfaces::{HostAddresses, Interface};
 use crate::kernel::attach::Method;
 use crate::kernel::events::{Events, Nudge};
@@ -36,8 +34,6 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Long flows report this often.
     pub active_interval: Duration,
-    /// Updates in a batch at most.
-    pub batch_size: usize,
     /// Share of flows kept, in (0, 1].
     pub sampling_rate: f64,
     /// Forced attach method.
@@ -85,15 +81,11 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Prepares the tables and starts the thread. Batches go to `batches`.
+    /// Prepares the tables and starts the thread. What is new about flows goes to `sink`.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn start(
-        mut object: Object,
-        settings: &Settings,
-        batches: mpsc::Sender<Arc<Batch>>,
-    ) -> std::io::Result<Self> {
+    pub fn start(mut object: Object, settings: &Settings, sink: Box<dyn Sink>) -> std::io::Result<Self> {
         let tables = Tables::install(&mut object, settings.max_flows)?;
         // Packets of interfaces that no name is known for (test runs) are counted too.
         object.add_interface(0, 14)?;
@@ -115,7 +107,7 @@ impl Collector {
             match opened {
                 Ok((events, grace)) => {
                     let _ = ready.send(Ok(()));
-                    Work::new(object, tables, events, grace, settings, batches, view, names).run(&inbox);
+                    Work::new(object, tables, events, grace, settings, sink, view, names).run(&inbox);
                 }
                 Err(error) => drop(ready.send(Err(error))),
             }
@@ -134,8 +126,7 @@ impl Collector {
         self.thread.is_finished()
     }
 
-    /// Detaches everything, tells the last of every flow and ends the thread. Blocking; the batches must be
-    /// received meanwhile.
+    /// Detaches everything, tells the last of every flow and ends the thread. Blocking.
     pub fn stop(self) {
         // If the command does not arrive the thread is gone already.
         let _ = self.handle.commands.send(Command::Stop);

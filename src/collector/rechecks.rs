@@ -28,6 +28,11 @@ impl Rechecks {
         self.queue.push_back((now_ticks.wrapping_add(self.delay_ticks), slot));
     }
 
+    /// Whether there is one that is due.
+    pub fn is_due(&self, now_ticks: u32) -> bool {
+        self.queue.front().is_some_and(|(due, _)| now_ticks.wrapping_sub(*due) <= u32::MAX / 2)
+    }
+
     /// The next slot that is due.
     pub fn pop_due(&mut self, now_ticks: u32) -> Option<SlotRef> {
         let (due, slot) = *self.queue.front()?;

@@ -6,6 +6,7 @@
 //! more), add what the old slots counted to the new ones, free the old table.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::ledger::note;
@@ -13,24 +14,36 @@ use crate::kernel::grace::Grace;
 use crate::kernel::object::{NO_TABLE, Object, TABLE_ENTRIES};
 use crate::kernel::table::{DEAD, MOVED, Table};
 
-/// Slots of the first table: 5.2 MB, room for a burst until a larger one is there.
-const FIRST_SLOTS: u64 = 32_768;
+/// Slots of the first table: 2.6 MB, at most 300 bytes a flow from 9 000 flows on.
+const FIRST_SLOTS: u64 = 16_384;
 /// Two-choice buckets of eight overflow visibly above this fill.
 const GROW_ABOVE: f64 = 0.75;
+/// Fill of a table that has just been made.
+const NEW_FILL: f64 = 0.6;
+/// In a burst a table grows by this at least, since each move costs. What is too much is given back after it.
+const BURST: f64 = 2.0;
 /// Fill of the largest table with `max_flows` flows: nothing overflows before.
-const FULL: f64 = 0.68;
-/// A table this empty for a while is moved to a smaller one.
-const SHRINK_BELOW: f64 = 0.4;
+const FULL: f64 = 0.62;
+/// A table this empty for a while is moved to a smaller one: at most 300 bytes a flow.
+const SHRINK_BELOW: f64 = 0.55;
 /// That while.
-const CALM: Duration = Duration::from_secs(5);
-/// Growing by less keeps memory in proportion to flows: at most 300 bytes each.
-const GROW_STEADILY: f64 = 1.4;
-/// A burst does not wait for the next step. What is too much is given back after it.
-const GROW_FAST: f64 = 8.0;
+const CALM: Duration = Duration::from_secs(10);
+/// Making a table and moving to it takes this long, and so much more for each flow, on a busy machine: it is sized
+/// for the flows that will be there by then.
+const LEAD_SECONDS: f64 = 0.5;
+const LEAD_SECONDS_A_FLOW: f64 = 1e-6;
+/// Flows that found no place in the new table are tried again after this.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Rates are not measured over less: a handful of flows at once is no burst.
+const LEAST_WINDOW_NS: u64 = 10_000_000;
 /// Buckets moved in one go; some milliseconds.
 const MOVE_BUCKETS: u32 = 8192;
-/// A resize takes this long, about: the table is sized for the flows that will be there by then.
-const LEAD_SECONDS: f64 = 0.5;
+/// Slots of the old table collected in one go; some milliseconds.
+const COLLECT_SLOTS: u32 = 65_536;
+/// Slots that were leaving on their own are gone after this.
+const SOON: Duration = Duration::from_millis(5);
+/// After a table could not be made.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// A slot: entry of the outer map (two bits) and slot in that table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,16 +69,22 @@ impl SlotRef {
 /// Tables that dumps may read, kept alive by whoever reads.
 pub type SharedTables = Arc<Mutex<Vec<Arc<Table>>>>;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Resize {
     /// No resize under way.
     Settled,
+    /// A thread makes the new table, which takes a tenth of a second for a million slots.
+    Making(JoinHandle<std::io::Result<Table>>),
     /// The new table takes new flows; waiting until nothing is claimed in the old one.
     Published(u64),
     /// `nm_move` is at work.
     Moving,
     /// Waiting until nothing is counted in the old slots.
     Merging(u64),
+    /// Adding what the old slots counted to the new ones: next slot, and slots that had to stay.
+    Collecting { at: u32, left: u64 },
+    /// Some slots had to stay, most often those that found no place in the new table: the old one stays in use.
+    Again(Instant),
     /// The old table is out of use; waiting until nobody looks into it.
     Retiring(u64),
 }
@@ -87,10 +106,13 @@ pub struct Tables {
     resize: Resize,
     max_slots: u64,
     resizes: u64,
-    /// When the flows were counted last, and how many there were.
-    last: Option<(Instant, u64)>,
-    /// New flows a second, smoothed; 0 when they get fewer.
-    rate: f64,
+    /// No new table before this: the last one could not be made.
+    retry_at: Option<Instant>,
+    /// Flows opened a second: up at once, down slowly.
+    opening: f64,
+    /// Flows ended a second, on average; when and at which count it was looked at last.
+    ending: f64,
+    ended: (Instant, u64),
     /// Since when the table has been too large.
     calm_since: Option<Instant>,
     shared: SharedTables,
@@ -110,17 +132,19 @@ impl Tables {
             resize: Resize::Settled,
             max_slots,
             resizes: 0,
-            last: None,
-            rate: 0.0,
+            retry_at: None,
+            opening: 0.0,
+            ending: 0.0,
+            ended: (Instant::now(), 0),
             calm_since: None,
             shared: SharedTables::default(),
         };
-        tables.publish(object, 0, FIRST_SLOTS.min(max_slots))?;
+        tables.publish(object, 0, Table::create(FIRST_SLOTS.min(max_slots))?)?;
         Ok(tables)
     }
 
-    fn publish(&mut self, object: &mut Object, entry: u32, slots: u64) -> std::io::Result<()> {
-        let table = Arc::new(Table::create(slots)?);
+    fn publish(&mut self, object: &mut Object, entry: u32, table: Table) -> std::io::Result<()> {
+        let table = Arc::new(table);
         object.install(entry, &table)?;
         let mut control = object.control();
         control.set_buckets(entry, table.buckets());
@@ -171,54 +195,56 @@ impl Tables {
         self.each().map(|(_, table)| crate::kernel::object::accounted_bytes(table.fd().as_raw_fd())).sum()
     }
 
-    /// Whether the table is being moved.
+    /// Whether the counts of a flow may stand in two slots.
     pub fn resizing(&self) -> bool {
-        self.resize != Resize::Settled
+        matches!(self.resize, Resize::Moving | Resize::Merging(_) | Resize::Collecting { .. })
     }
 
     /// Whether a slot may be waiting for the counts of the slot that it took over from: it may not be freed
     /// before it has them.
     pub fn awaits_merge(&self, slot: SlotRef) -> bool {
-        slot.entry() == self.current && matches!(self.resize, Resize::Moving | Resize::Merging(_))
+        slot.entry() == self.current && self.resizing()
     }
 
     /// How long the collector may sleep: less while a resize waits for it.
     pub fn pause(&self, tick: Duration) -> Duration {
         match self.resize {
             Resize::Settled => tick,
-            Resize::Moving => Duration::ZERO,
-            Resize::Published(_) | Resize::Merging(_) | Resize::Retiring(_) => tick / 16,
+            Resize::Moving | Resize::Collecting { .. } => Duration::ZERO,
+            _ => tick / 16,
         }
     }
 
-    /// New flows that the table takes before it should grow, halved so that there is time to; all, when it can't.
+    /// New flows after which the collector must come and look at the table's size, while there is still time to
+    /// grow; all, when it can't.
     pub fn room(&self, flows: u64) -> u32 {
         if self.slots() >= self.max_slots {
             return u32::MAX;
         }
         let room = (self.slots() as f64 * GROW_ABOVE) as u64;
-        u32::try_from(room.saturating_sub(flows) / 2).unwrap_or(u32::MAX)
+        u32::try_from(room.saturating_sub(flows) / 3).unwrap_or(u32::MAX)
     }
 
-    fn expected(&mut self, flows: u64) -> u64 {
-        let now = Instant::now();
-        if let Some((then, before)) = self.last {
-            let elapsed = now.duration_since(then).as_secs_f64();
-            if elapsed < 0.01 {
-                return flows + (self.rate * LEAD_SECONDS) as u64;
-            }
-            let rate = flows.saturating_sub(before) as f64 / elapsed;
-            // Up at once, down slowly.
-            self.rate = rate.max(self.rate * 0.8);
+    /// Takes note that so many flows were opened within `window_ns`.
+    pub fn note_opened(&mut self, count: u64, window_ns: u64) {
+        let rate = count as f64 * 1e9 / window_ns.max(LEAST_WINDOW_NS) as f64;
+        self.opening = rate.max(self.opening * 0.8 + rate * 0.2);
+    }
+
+    /// Takes note that so many flows have ended since start.
+    pub fn note_ended(&mut self, total: u64) {
+        let elapsed = self.ended.0.elapsed();
+        if elapsed >= Duration::from_millis(500) {
+            let rate = total.saturating_sub(self.ended.1) as f64 / elapsed.as_secs_f64();
+            self.ending = (self.ending + rate) / 2.0;
+            self.ended = (Instant::now(), total);
         }
-        self.last = Some((now, flows));
-        flows + (self.rate * LEAD_SECONDS) as u64
     }
 
     /// Goes on with a resize, or begins one if `flows` asks for it.
     ///
     /// # Errors
-    /// The kernel's; the table then stays as it is.
+    /// The kernel's; the step is tried again.
     pub fn tend(
         &mut self,
         object: &mut Object,
@@ -226,84 +252,119 @@ impl Tables {
         flows: u64,
         handed: &mut Handed,
     ) -> std::io::Result<()> {
-        match self.resize {
-            Resize::Settled => {
-                let expected = self.expected(flows);
-                if let Some(slots) = self.wanted(flows, expected) {
-                    let spare = (0..TABLE_ENTRIES).find(|entry| self.get(*entry).is_none());
-                    self.publish(object, spare.unwrap_or(0), slots)?;
-                    self.resize = Resize::Published(grace.after_now());
-                    self.resizes += 1;
-                    tracing::info!(slots, flows, "flow table moves to another size");
+        self.resize = match std::mem::replace(&mut self.resize, Resize::Settled) {
+            Resize::Settled => match self.wanted(flows) {
+                Some(slots) => {
+                    self.retry_at = Some(Instant::now() + RETRY);
+                    let nudge = grace.nudge();
+                    Resize::Making(std::thread::Builder::new().name("netmon-table".into()).spawn(
+                        move || {
+                            let table = Table::create(slots);
+                            nudge.wake();
+                            table
+                        },
+                    )?)
                 }
+                None => Resize::Settled,
+            },
+            Resize::Making(thread) if thread.is_finished() => {
+                let table = thread.join().map_err(|_| std::io::Error::other("the thread panicked"))??;
+                let slots = table.slots();
+                let spare = (0..TABLE_ENTRIES).find(|entry| self.get(*entry).is_none());
+                self.publish(object, spare.unwrap_or(0), table)?;
+                self.retry_at = None;
+                self.resizes += 1;
+                tracing::info!(slots, flows, "flow table moves to another size");
+                Resize::Published(grace.after_now())
             }
             Resize::Published(number) if grace.passed(number) => {
                 object.control().set_move_cursor(0);
-                self.resize = Resize::Moving;
+                Resize::Moving
             }
             Resize::Moving => {
-                object.move_buckets(MOVE_BUCKETS)?;
+                if let Err(error) = object.move_buckets(MOVE_BUCKETS) {
+                    self.resize = Resize::Moving;
+                    return Err(error);
+                }
                 let end = self.get(self.previous).map_or(0, |table| table.buckets());
                 if object.control().move_cursor() >= end {
-                    self.resize = Resize::Merging(grace.after_now());
+                    Resize::Merging(grace.after_now())
+                } else {
+                    Resize::Moving
                 }
             }
-            Resize::Merging(number) if grace.passed(number) => {
-                let left = self.merge(handed);
-                if left == 0 {
+            Resize::Merging(number) if grace.passed(number) => Resize::Collecting { at: 0, left: 0 },
+            Resize::Collecting { at, left } => {
+                let end = self.get(self.previous).map_or(0, |table| table.slots());
+                let next = at.saturating_add(COLLECT_SLOTS).min(end);
+                let left = left + self.collect(at..next, handed);
+                if next < end {
+                    Resize::Collecting { at: next, left }
+                } else if left == 0 {
                     object.control().set_previous(NO_TABLE);
-                    self.resize = Resize::Retiring(grace.after_now());
+                    Resize::Retiring(grace.after_now())
                 } else {
-                    // Slots that the new table had no room for, or that are leaving on their own: once more.
-                    object.control().set_move_cursor(0);
-                    self.resize = Resize::Moving;
+                    Resize::Again(
+                        Instant::now() + if object.control().move_failed() > 0 { AGAIN } else { SOON },
+                    )
                 }
+            }
+            Resize::Again(until) if Instant::now() >= until => {
+                let mut control = object.control();
+                control.set_move_failed(0);
+                control.set_move_cursor(0);
+                Resize::Moving
             }
             Resize::Retiring(number) if grace.passed(number) => {
-                object.uninstall(self.previous)?;
-                if let Some(entry) = self.entries.get_mut(self.previous as usize) {
-                    *entry = None;
+                if let Err(error) = object.uninstall(self.previous) {
+                    self.resize = Resize::Retiring(number);
+                    return Err(error);
                 }
+                let table = self.entries.get_mut(self.previous as usize).and_then(Option::take);
                 self.previous = NO_TABLE;
                 self.share();
-                self.resize = Resize::Settled;
+                // Unmapping a large table takes its time, too; without a thread it is done here.
+                drop(std::thread::Builder::new().name("netmon-table".into()).spawn(move || drop(table)));
+                Resize::Settled
             }
-            Resize::Published(_) | Resize::Merging(_) | Resize::Retiring(_) => {}
-        }
+            waiting => waiting,
+        };
         Ok(())
     }
 
-    /// Another size, if the number of flows, now and expected, asks for it.
-    fn wanted(&mut self, flows: u64, expected: u64) -> Option<u64> {
+    /// Another size, if the number of flows, now and soon, asks for it.
+    fn wanted(&mut self, flows: u64) -> Option<u64> {
         let slots = self.slots() as f64;
-        let fill = expected as f64 / slots;
-        let calm = fill < SHRINK_BELOW && self.slots() > FIRST_SLOTS.min(self.max_slots);
+        let lead = LEAD_SECONDS + LEAD_SECONDS_A_FLOW * flows as f64;
+        let coming = (self.opening - self.ending).max(0.0) * lead;
+        let expected = flows as f64 + coming;
+        let least = FIRST_SLOTS.min(self.max_slots);
+        let calm = expected / slots < SHRINK_BELOW && self.slots() > least;
         let calm_since = *self.calm_since.get_or_insert_with(Instant::now);
         if !calm {
             self.calm_since = None;
         }
-        if fill > GROW_ABOVE && self.slots() < self.max_slots {
-            let burst = (flows as f64) < slots * GROW_ABOVE * 0.8;
-            let factor = if burst { GROW_FAST } else { GROW_STEADILY };
-            let wanted = (slots * factor).max(expected as f64 / 0.55) as u64;
-            Some(wanted.min(self.max_slots))
-        } else if calm && calm_since.elapsed() > CALM {
-            self.calm_since = None;
-            Some(((flows as f64 / 0.6) as u64).max(FIRST_SLOTS).min(self.max_slots))
-        } else {
-            None
+        let grow = expected / slots > GROW_ABOVE && self.slots() < self.max_slots;
+        let shrink = calm && calm_since.elapsed() > CALM;
+        if !grow && !shrink || self.retry_at.is_some_and(|at| Instant::now() < at) {
+            return None;
         }
+        self.calm_since = None;
+        let burst = grow && coming > slots * 0.2;
+        let wanted = (expected / NEW_FILL).max(if burst { slots * BURST } else { 0.0 }) as u64;
+        // The last step is not worth two.
+        let last = grow && wanted > self.max_slots - self.max_slots / 4;
+        Some(if last { self.max_slots } else { wanted.clamp(least, self.max_slots) })
     }
 
-    /// Adds what moved slots of the previous table counted to their new places; returns how many slots are
-    /// left in the previous table.
-    fn merge(&mut self, handed: &mut Handed) -> u64 {
-        let (Some(old), Some(new)) = (self.get(self.previous).cloned(), self.get(self.current).cloned())
-        else {
+    /// Adds what moved slots of the previous table counted to their new places; returns how many slots have to
+    /// stay.
+    fn collect(&self, slots: std::ops::Range<u32>, handed: &mut Handed) -> u64 {
+        let (Some(old), Some(new)) = (self.get(self.previous), self.get(self.current)) else {
             return 0;
         };
         let mut left = 0;
-        for slot in 0..old.slots() {
+        for slot in slots {
             if old.tag(slot) == 0 {
                 continue;
             }

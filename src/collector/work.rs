@@ -6,8 +6,6 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-
 use super::handle::{Command, Report, Settings};
 use super::hooks::Hooks;
 use super::ledger::{Ledger, attempt_open, note};
@@ -15,7 +13,7 @@ use super::rechecks::Rechecks;
 use super::tables::{Handed, SlotRef, Tables};
 use super::view::FlowView;
 use crate::clock;
-use crate::flow::update::{Batch, FlowUpdate};
+use crate::flow::update::{FlowUpdate, Sink};
 use crate::kernel::counters::{MALFORMED_KINDS, NOT_IP_KINDS};
 use crate::kernel::decode::{Event, EventKind};
 use crate::kernel::events::Events;
@@ -27,8 +25,18 @@ use crate::kernel::types::nm_kind;
 
 /// The timer: how long an event waits at most, 80 ms.
 const TICK: Duration = Duration::from_millis(80);
-/// A closed flow leaves after this much silence: late segments still join it.
+/// A closed flow leaves after this time, so that late segments still join it ...
 const LINGER: Duration = Duration::from_secs(1);
+/// ... and later if they came this lately.
+const LATE: Duration = Duration::from_millis(500);
+/// Events read, looked at and told in one run.
+const RUN: usize = 64;
+/// Runs after which the table's size is looked at even while more events wait.
+const RUNS: usize = 64;
+/// Slots looked at before events have their turn again.
+const LOOKS: usize = 4096;
+/// Slots swept before events have their turn again.
+const SWEEP: u64 = 65_536;
 /// Names of interfaces that are gone, kept for flows that still mention them.
 const GONE_NAMES: usize = 4096;
 
@@ -38,7 +46,7 @@ pub(super) struct Work {
     events: Events,
     grace: Grace,
     settings: Settings,
-    batches: mpsc::Sender<Arc<Batch>>,
+    sink: Box<dyn Sink>,
     view: FlowView,
     names: Arc<Mutex<Arc<HashMap<u32, String>>>>,
     hooks: Hooks,
@@ -55,13 +63,18 @@ pub(super) struct Work {
     dead: Option<(u64, Vec<SlotRef>)>,
     sweep_at: u32,
     sweep_entry: u32,
-    sweep_all: bool,
+    /// Slots still to be swept because events were lost.
+    sweep_left: u64,
+    swept_ns: u64,
+    /// More is due than was done.
+    behind: bool,
     out: Vec<FlowUpdate>,
     read: Vec<Event>,
     processed: u64,
     lost: EventLoss,
     lost_seen: u64,
     overflow_warned: Option<Instant>,
+    resize_warned: Option<Instant>,
     context_changed: bool,
 }
 
@@ -73,7 +86,7 @@ impl Work {
         events: Events,
         grace: Grace,
         settings: Settings,
-        batches: mpsc::Sender<Arc<Batch>>,
+        sink: Box<dyn Sink>,
         view: FlowView,
         names: Arc<Mutex<Arc<HashMap<u32, String>>>>,
     ) -> Self {
@@ -98,20 +111,23 @@ impl Work {
             dead: None,
             sweep_at: 0,
             sweep_entry: 0,
-            sweep_all: false,
-            out: Vec::with_capacity(settings.batch_size),
-            read: Vec::with_capacity(settings.batch_size),
+            sweep_left: 0,
+            swept_ns: clock::monotonic_ns(),
+            behind: false,
+            out: Vec::with_capacity(RUN),
+            read: Vec::with_capacity(RUN),
             processed: 0,
             lost: EventLoss::default(),
             lost_seen: 0,
             overflow_warned: None,
+            resize_warned: None,
             context_changed: false,
             object,
             tables,
             events,
             grace,
             settings,
-            batches,
+            sink,
             view,
             names,
         }
@@ -119,7 +135,7 @@ impl Work {
 
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
         loop {
-            let pause = self.tables.pause(TICK);
+            let pause = if self.behind { Duration::ZERO } else { self.tables.pause(TICK) };
             self.events.wait(pause);
             loop {
                 match commands.try_recv() {
@@ -174,41 +190,49 @@ impl Work {
         *names = Arc::new(all);
     }
 
-    /// Reads all waiting events, batch by batch.
+    /// Reads all waiting events, run by run.
     fn drain(&mut self) {
         let room = self.tables.room(self.ledger.live);
         let mut control = self.object.control();
         control.set_opened(0);
         control.set_room(room);
         control.set_waking(0);
-        loop {
+        let (mut opened, mut first_run) = (0, None);
+        for run in 1.. {
             let mut read = std::mem::take(&mut self.read);
             read.clear();
-            let count = self.events.read(&mut read, self.settings.batch_size);
+            let count = self.events.read(&mut read, RUN);
             let read_at = Instant::now();
             let now_ns = clock::monotonic_ns();
             for event in &read {
                 self.on_event(event, now_ns);
             }
+            opened += read.iter().filter(|event| event.kind == EventKind::Opened).count() as u64;
+            let first_ns = *first_run.get_or_insert(read.first().map_or(now_ns, |event| event.stamp_ns));
+            let last_ns = read.last().map_or(now_ns, |event| event.stamp_ns);
             self.read = read;
             self.processed += count as u64;
-            self.tell(read_at, now_ns);
-            if count < self.settings.batch_size {
+            self.tell(read_at);
+            if count < RUN {
+                self.tables.note_opened(opened, now_ns.saturating_sub(first_ns));
                 break;
             }
-            self.tend_tables();
+            if run % RUNS == 0 {
+                self.tables.note_opened(opened, last_ns.saturating_sub(first_ns));
+                self.tend_tables();
+                (opened, first_run) = (0, None);
+            }
         }
         let (invalid, lost) = self.events.take_losses();
         self.lost.invalid += invalid;
         self.lost.buffer_full += lost;
+        self.sink.flush();
     }
 
-    fn tell(&mut self, read_at: Instant, read_at_ns: u64) {
-        while !self.out.is_empty() {
-            let rest = self.out.split_off(self.out.len().min(self.settings.batch_size));
-            let updates = std::mem::replace(&mut self.out, rest);
-            // Waits when the receiver is slow. It ends before the collector only when the agent stops.
-            let _ = self.batches.blocking_send(Arc::new(Batch { read_at, read_at_ns, updates }));
+    fn tell(&mut self, read_at: Instant) {
+        if !self.out.is_empty() {
+            self.sink.take(&self.out, read_at);
+            self.out.clear();
         }
     }
 
@@ -296,23 +320,29 @@ impl Work {
 
     /// All that is not an event.
     fn tend(&mut self) {
-        let read_at = Instant::now();
         let now_ns = clock::monotonic_ns();
         let now = clock::tick_of(now_ns);
-        while let Some(slot) = self.active.pop_due(now) {
+        for _ in 0..LOOKS {
+            let Some(slot) = self.active.pop_due(now) else { break };
             self.look(slot, now_ns, 0);
         }
-        while let Some(slot) = self.closed.pop_due(now) {
+        for _ in 0..LOOKS {
+            let Some(slot) = self.closed.pop_due(now) else { break };
             self.on_closed_due(slot, now);
         }
-        while let Some(slot) = self.attempts.pop_due(now) {
+        for _ in 0..LOOKS {
+            let Some(slot) = self.attempts.pop_due(now) else { break };
             self.on_attempt_due(slot, now_ns);
         }
         self.sweep(now_ns);
         self.harvest(now_ns);
+        self.tables.note_ended(self.ledger.departed.flows);
         self.hooks.tend(&self.object, &self.grace);
         self.tend_tables();
-        self.tell(read_at, now_ns);
+        self.tell(Instant::now());
+        self.sink.flush();
+        let waiting = [&self.active, &self.closed, &self.attempts].iter().any(|queue| queue.is_due(now));
+        self.behind = waiting || self.sweep_left > 0;
     }
 
     fn on_closed_due(&mut self, slot: SlotRef, now: u32) {
@@ -321,7 +351,7 @@ impl Work {
         if snapshot.cold.agent_flags & MOVED != 0 {
             return;
         }
-        if snapshot.live() && now.wrapping_sub(snapshot.last_tick()) < clock::ticks(LINGER) {
+        if snapshot.live() && now.wrapping_sub(snapshot.last_tick()) < clock::ticks(LATE) {
             self.closed.push(slot, now);
         } else {
             self.bury(slot);
@@ -374,8 +404,11 @@ impl Work {
 
     fn tend_tables(&mut self) {
         let mut handed = Handed::default();
-        if let Err(error) = self.tables.tend(&mut self.object, &self.grace, self.ledger.live, &mut handed) {
-            tracing::error!(%error, "cannot resize the flow table");
+        if let Err(error) = self.tables.tend(&mut self.object, &self.grace, self.ledger.live, &mut handed)
+            && self.resize_warned.is_none_or(|at| at.elapsed() > Duration::from_secs(10))
+        {
+            self.resize_warned = Some(Instant::now());
+            tracing::error!(%error, "cannot resize the flow table; trying again");
         }
         self.view.resizing.store(self.tables.resizing(), Ordering::Release);
         let now = clock::tick_of(clock::monotonic_ns());
@@ -386,9 +419,12 @@ impl Work {
             self.bury(slot);
         }
         for slot in handed.moved {
-            self.active.push(slot, now);
             let snapshot = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot()));
             if let Some(snapshot) = snapshot {
+                // It waited in the queue under its old name.
+                if now.wrapping_sub(snapshot.last_tick()) <= clock::ticks(self.settings.active_interval * 2) {
+                    self.active.push(slot, now);
+                }
                 if snapshot.hot.closed_ns > 0 {
                     self.queue_closed(slot, now);
                 } else if attempt_open(&snapshot) {
@@ -398,18 +434,25 @@ impl Work {
         }
     }
 
-    /// Walks the whole table in a quarter of the flow timeout (a minute at most): finds idle flows, and those
-    /// whose events were lost.
+    /// Walks the whole table in a quarter of the flow timeout (a minute at most) to find idle flows, reading one
+    /// cache line a flow; and at once, looking at each, when events were lost.
     fn sweep(&mut self, now_ns: u64) {
         let lost = self.object.kind(nm_kind::NM_KIND_EVENT_LOST) + self.lost.invalid + self.lost.buffer_full;
+        let slots: u64 = self.tables.each().map(|(_, table)| u64::from(table.slots())).sum();
         if lost > self.lost_seen {
             self.lost_seen = lost;
-            self.sweep_all = true;
+            self.sweep_left = slots;
         }
-        let slots: u64 = self.tables.each().map(|(_, table)| u64::from(table.slots())).sum();
-        let period = (self.settings.flow_timeout / 4).clamp(Duration::from_secs(1), Duration::from_secs(60));
-        let step = (slots as f64 * TICK.as_secs_f64() / period.as_secs_f64()).ceil() as u64;
-        let budget = if std::mem::take(&mut self.sweep_all) { slots } else { step };
+        let budget = if self.sweep_left > 0 {
+            self.sweep_left.min(SWEEP)
+        } else {
+            let period =
+                (self.settings.flow_timeout / 4).clamp(Duration::from_secs(1), Duration::from_secs(60));
+            let since = now_ns.saturating_sub(std::mem::replace(&mut self.swept_ns, now_ns));
+            (slots as f64 * (since as f64 / period.as_nanos() as f64).min(1.0)).ceil() as u64
+        };
+        let thorough = self.sweep_left > 0;
+        self.sweep_left -= budget.min(self.sweep_left);
         for _ in 0..budget {
             let Some(table) = self.tables.get(self.sweep_entry) else {
                 self.next_entry();
@@ -421,10 +464,17 @@ impl Work {
             }
             let slot = SlotRef::new(self.sweep_entry, self.sweep_at);
             self.sweep_at += 1;
-            if table.tag(slot.slot()) != 0 {
+            let tag = table.tag(slot.slot());
+            if tag != 0 && (thorough || tag & DEAD != 0 || self.idle(table.last_tick(slot.slot()), now_ns)) {
                 self.sweep_slot(slot, now_ns);
             }
         }
+    }
+
+    fn idle(&self, last_tick: u32, now_ns: u64) -> bool {
+        let idle = clock::tick_of(now_ns).wrapping_sub(last_tick);
+        // A packet may have come just now.
+        idle < u32::MAX / 2 && idle > clock::ticks(self.settings.flow_timeout)
     }
 
     fn next_entry(&mut self) {
@@ -436,20 +486,16 @@ impl Work {
         let Some(snapshot) = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot())) else {
             return;
         };
-        let now = clock::tick_of(now_ns);
-        let flags = snapshot.cold.agent_flags;
-        if flags & (MOVED | note::DYING) != 0 {
+        if snapshot.cold.agent_flags & (MOVED | note::DYING) != 0 {
             return;
         }
-        let idle = now.wrapping_sub(snapshot.last_tick());
-        let idle = if idle > u32::MAX / 2 { 0 } else { idle };
-        if !snapshot.live() || idle > clock::ticks(self.settings.flow_timeout) {
+        if !snapshot.live() || self.idle(snapshot.last_tick(), now_ns) {
             self.bury(slot);
-        } else if snapshot.hot.closed_ns > 0 {
-            self.look(slot, now_ns, 0);
-            self.queue_closed(slot, now);
-        } else {
-            self.look(slot, now_ns, 0);
+            return;
+        }
+        self.look(slot, now_ns, 0);
+        if snapshot.hot.closed_ns > 0 {
+            self.queue_closed(slot, clock::tick_of(now_ns));
         }
     }
 
@@ -514,8 +560,18 @@ impl Work {
         while !self.grace.passed(number) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
-        self.drain();
-        self.sweep_all = true;
-        self.tend();
+        // What an unfinished resize has still to add up is told, too.
+        loop {
+            self.drain();
+            self.tend();
+            if !self.behind && !self.tables.resizing() || Instant::now() > deadline {
+                break;
+            }
+            std::thread::sleep(self.tables.pause(Duration::from_millis(16)));
+        }
+        self.sweep_left = self.tables.each().map(|(_, table)| u64::from(table.slots())).sum();
+        while self.sweep_left > 0 {
+            self.tend();
+        }
     }
 }

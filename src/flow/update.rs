@@ -1,6 +1,7 @@
 //! What the collector tells the rest of the agent: flows as they stand and what is new since the
 //! last word about each. Compact and free of strings; [`super::present`] makes records of it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::key::FlowKey;
@@ -100,13 +101,13 @@ pub struct FlowUpdate {
     pub event_ns: u64,
 }
 
-/// Updates of one drain.
-#[derive(Clone, Debug)]
-pub struct Batch {
-    /// When the events were read out of the buffer.
-    pub read_at: Instant,
-    /// The same moment on `CLOCK_MONOTONIC`, nanoseconds.
-    pub read_at_ns: u64,
-    /// At most `performance.batch_size` updates.
-    pub updates: Vec<FlowUpdate>,
+/// Updates as followers get them.
+pub type Batch = Arc<[FlowUpdate]>;
+
+/// Where the collector tells what is new.
+pub trait Sink: Send {
+    /// Takes updates whose events were read at `read_at`. Must not block.
+    fn take(&mut self, updates: &[FlowUpdate], read_at: Instant);
+    /// That was all for now.
+    fn flush(&mut self);
 }

@@ -26,6 +26,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct Grace {
     shared: Arc<Shared>,
+    nudge: Nudge,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -38,11 +39,11 @@ impl Grace {
         let outer = MapHandle::try_from(&object.skel.maps.nm_tables).map_err(std::io::Error::other)?;
         let placeholder = Table::create(1)?.fd().try_clone_to_owned()?;
         let shared = Arc::new(Shared::default());
-        let theirs = Arc::clone(&shared);
+        let (theirs, their_nudge) = (Arc::clone(&shared), nudge.clone());
         let thread = std::thread::Builder::new()
             .name("netmon-grace".into())
-            .spawn(move || wait_for_all(&theirs, &outer, &placeholder, &nudge))?;
-        Ok(Self { shared, thread: Some(thread) })
+            .spawn(move || wait_for_all(&theirs, &outer, &placeholder, &their_nudge))?;
+        Ok(Self { shared, nudge, thread: Some(thread) })
     }
 
     /// Asks for a grace period that begins no earlier than now; returns its number.
@@ -52,6 +53,11 @@ impl Grace {
             thread.thread().unpark();
         }
         number
+    }
+
+    /// Wakes whoever waits for grace periods.
+    pub fn nudge(&self) -> Nudge {
+        self.nudge.clone()
     }
 
     /// Whether that grace period has passed.

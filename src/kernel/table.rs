@@ -125,6 +125,13 @@ impl Table {
         (again & !DEAD == tag & !DEAD).then_some(Snapshot { tag: again, hot, cold })
     }
 
+    /// Tick of the last packet of either direction; reads one cache line.
+    pub fn last_tick(&self, slot: u32) -> u32 {
+        let Some(hot) = self.field::<nm_hot>(slot, offset_of!(nm_bucket, hot)) else { return 0 };
+        // SAFETY: in bounds and aligned; two whole-word loads of plain integers.
+        later(unsafe { (&raw const (*hot).seen_ticks).read_volatile() })
+    }
+
     /// Marks a live slot as leaving: from now on no packet finds it. False if it was not live.
     pub fn kill(&self, slot: u32) -> bool {
         let Some(cell) = self.tag_cell(slot) else { return false };
@@ -243,9 +250,13 @@ impl Snapshot {
 
     /// Tick of the last packet of either direction.
     pub fn last_tick(&self) -> u32 {
-        let [a, b] = self.hot.seen_ticks;
-        if a.wrapping_sub(b) > u32::MAX / 2 { b } else { a }
+        later(self.hot.seen_ticks)
     }
+}
+
+/// The later of two ticks; they wrap around.
+fn later([a, b]: [u32; 2]) -> u32 {
+    if a.wrapping_sub(b) > u32::MAX / 2 { b } else { a }
 }
 
 /// A word of the kernel's control block.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::flow::update::{Batch, Change, Flow};
+use crate::flow::update::{Change, Flow, FlowUpdate};
 
 /// Flows kept by default; 200 bytes each.
 pub const KEPT: usize = 10_000;
@@ -21,8 +21,8 @@ impl History {
     }
 
     /// Takes the flows that ended.
-    pub fn apply(&mut self, batch: &Batch) {
-        for update in batch.updates.iter().filter(|update| update.change == Change::Ended) {
+    pub fn apply(&mut self, updates: &[FlowUpdate]) {
+        for update in updates.iter().filter(|update| update.change == Change::Ended) {
             if self.flows.len() >= self.kept {
                 self.flows.pop_front();
             }

@@ -1,4 +1,5 @@
-//! Sinks: what becomes of flow updates. Each owns its own state and is fed by one task; none talks to the kernel.
+//! Sinks: what becomes of flow updates. Each owns its own state and is fed by [`feed`]; none talks to the kernel.
 
+pub mod feed;
 pub mod history;
 pub mod prometheus;

@@ -7,7 +7,7 @@ use super::summary::Summary;
 use super::top_pairs::TopPairs;
 use crate::clock;
 use crate::flow::record::{Direction, Reason, Status};
-use crate::flow::update::{Batch, Change};
+use crate::flow::update::{Change, FlowUpdate};
 
 /// Protocol label and direction.
 pub type Class = (&'static str, Direction);
@@ -56,10 +56,9 @@ impl FlowMetrics {
         }
     }
 
-    /// Counts a batch.
-    pub fn apply(&mut self, batch: &Batch) {
-        let started = Instant::now();
-        for update in &batch.updates {
+    /// Counts updates whose events were read at `read_at`.
+    pub fn apply(&mut self, updates: &[FlowUpdate], read_at: Instant) {
+        for update in updates {
             let (flow, delta) = (&update.flow, &update.delta);
             let class = (flow.key.protocol.label(), flow.direction);
             let totals = self.classes.entry(class).or_default();
@@ -88,15 +87,14 @@ impl FlowMetrics {
             self.pairs.add((src, dst), delta.bytes_sent);
             self.pairs.add((dst, src), delta.bytes_received);
         }
-        let now_ns = clock::monotonic_ns();
-        let count = u32::try_from(batch.updates.len()).unwrap_or(u32::MAX);
-        if count > 0 {
-            // One event's share of waiting in its batch, and of the work on it.
-            let waited = started.saturating_duration_since(batch.read_at);
-            self.processing.observe(waited + started.elapsed() / count, count);
-        }
-        for update in batch.updates.iter().filter(|update| update.event_ns > 0) {
+        let (taken, now_ns) = (read_at.elapsed(), clock::monotonic_ns());
+        let mut events = 0;
+        for update in updates.iter().filter(|update| update.event_ns > 0) {
+            events += 1;
             self.delay.observe(Duration::from_nanos(now_ns.saturating_sub(update.event_ns)), 1);
+        }
+        if events > 0 {
+            self.processing.observe(taken, events);
         }
     }
 }

@@ -1,0 +1,65 @@
+//! The one way from the collector to the sinks.
+//!
+//! Metrics and history are written on the collector's own thread, a few dozen events at a time, so that an event
+//! is visible some microseconds after it was read. Followers and exporters get larger batches through a bounded
+//! channel; one that is too slow loses batches and is told how many.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::broadcast;
+
+use super::history::History;
+use super::prometheus::FlowMetrics;
+use crate::flow::update::{Batch, FlowUpdate, Sink};
+
+/// Batches that may wait at least, however small `performance.buffer_size` is.
+const LEAST_BATCHES: usize = 16;
+
+/// Hands every update to all sinks.
+#[derive(Debug)]
+pub struct Feed {
+    metrics: Arc<Mutex<FlowMetrics>>,
+    history: Arc<Mutex<History>>,
+    followers: broadcast::Sender<Batch>,
+    pending: Vec<FlowUpdate>,
+    batch_size: usize,
+}
+
+/// The channel to followers: `buffer_size` updates in batches of `batch_size`.
+pub fn channel(buffer_size: usize, batch_size: usize) -> broadcast::Sender<Batch> {
+    broadcast::Sender::new((buffer_size / batch_size.max(1)).clamp(LEAST_BATCHES, 1 << 16))
+}
+
+impl Feed {
+    /// Feeds these; followers get at most `batch_size` updates at once.
+    pub fn new(
+        metrics: Arc<Mutex<FlowMetrics>>,
+        history: Arc<Mutex<History>>,
+        followers: broadcast::Sender<Batch>,
+        batch_size: usize,
+    ) -> Self {
+        Self { metrics, history, followers, pending: Vec::new(), batch_size: batch_size.max(1) }
+    }
+}
+
+impl Sink for Feed {
+    fn take(&mut self, updates: &[FlowUpdate], read_at: Instant) {
+        self.metrics.lock().unwrap_or_else(PoisonError::into_inner).apply(updates, read_at);
+        self.history.lock().unwrap_or_else(PoisonError::into_inner).apply(updates);
+        if self.followers.receiver_count() > 0 {
+            self.pending.extend_from_slice(updates);
+            if self.pending.len() >= self.batch_size {
+                self.flush();
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        for batch in self.pending.chunks(self.batch_size) {
+            // The last follower may have gone.
+            let _ = self.followers.send(batch.into());
+        }
+        self.pending = Vec::new();
+    }
+}
