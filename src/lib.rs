@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! kernel hook -> flow table (shared memory, cumulative counters) + event ring (rare) + outcome counters
-//!   -> collector (one thread: libbpf, hooks, table) -> batches of updates (bounded channel)
-//!   -> sinks (Prometheus, history, followers) -> netmon-cli, Prometheus
+//!   -> collector (one thread: libbpf, hooks, table) -> metrics, history; followers by a bounded channel
+//!   -> Prometheus, netmon-cli
 //! ```
 //!
 //! The rooms, in the way of the data:

@@ -25,7 +25,8 @@ pub struct Client {
 pub struct Lines {
     body: Incoming,
     rest: Vec<u8>,
-    searched: usize,
+    /// Where the next line begins.
+    start: usize,
 }
 
 /// Percent-encodes all but the unreserved characters (RFC 3986 2.3).
@@ -106,7 +107,7 @@ impl Client {
     /// When nobody answers, or the agent refuses.
     pub async fn lines(&self, path: &str, query: &[(String, String)]) -> Result<Lines> {
         let body = self.ask(path, query).await?.into_body();
-        Ok(Lines { body, rest: Vec::new(), searched: 0 })
+        Ok(Lines { body, rest: Vec::new(), start: 0 })
     }
 }
 
@@ -115,24 +116,33 @@ impl Lines {
     ///
     /// # Errors
     /// When the connection breaks.
-    pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
+    pub async fn next(&mut self) -> Result<Option<&[u8]>> {
+        let mut searched = self.start;
         loop {
-            if let Some(end) = self.rest[self.searched..].iter().position(|byte| *byte == b'\n') {
-                let tail = self.rest.split_off(self.searched + end + 1);
-                let mut line = std::mem::replace(&mut self.rest, tail);
-                line.pop();
-                self.searched = 0;
-                return Ok(Some(line));
+            if let Some(length) = self.rest[searched..].iter().position(|byte| *byte == b'\n') {
+                let line = self.start..searched + length;
+                self.start = line.end + 1;
+                return Ok(Some(&self.rest[line]));
             }
-            self.searched = self.rest.len();
-            match self.body.frame().await {
-                Some(frame) => {
-                    if let Ok(data) = frame.context("the agent has gone")?.into_data() {
-                        self.rest.extend_from_slice(&data);
-                    }
-                }
+            self.rest.drain(..std::mem::take(&mut self.start));
+            searched = self.rest.len();
+            match self.chunk().await? {
+                Some(data) => self.rest.extend_from_slice(&data),
                 None => return Ok(None),
             }
         }
+    }
+
+    /// The next piece of the answer as it came, which may end within a line; not to be mixed with [`Self::next`].
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(data) = frame.context("the agent has gone")?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
     }
 }

@@ -135,9 +135,8 @@ pub async fn flows(mut lines: Lines, output: Output, follow: bool, shorten: Opti
     let mut out = BufWriter::new(std::io::stdout());
     match output {
         Output::Ndjson => {
-            while let Some(line) = lines.next().await? {
-                out.write_all(&line)?;
-                out.write_all(b"\n")?;
+            while let Some(chunk) = lines.chunk().await? {
+                out.write_all(&chunk)?;
                 if follow {
                     out.flush()?;
                 }
@@ -147,7 +146,7 @@ pub async fn flows(mut lines: Lines, output: Output, follow: bool, shorten: Opti
             let mut separator = "[";
             while let Some(line) = lines.next().await? {
                 out.write_all(separator.as_bytes())?;
-                out.write_all(&line)?;
+                out.write_all(line)?;
                 separator = ",\n";
                 if follow {
                     out.flush()?;
@@ -157,7 +156,7 @@ pub async fn flows(mut lines: Lines, output: Output, follow: bool, shorten: Opti
         }
         Output::Table if follow => {
             while let Some(line) = lines.next().await? {
-                match serde_json::from_slice::<FlowRecord>(&line) {
+                match serde_json::from_slice::<FlowRecord>(line) {
                     Ok(record) => {
                         let [protocol, src, dst, state, _, sent, received, lasted, _] =
                             tables::flow_cells(&record);
@@ -168,7 +167,7 @@ pub async fn flows(mut lines: Lines, output: Output, follow: bool, shorten: Opti
                         )?;
                     }
                     // The agent's word about what it could not send.
-                    Err(_) => writeln!(out, "{}", String::from_utf8_lossy(&line))?,
+                    Err(_) => writeln!(out, "{}", String::from_utf8_lossy(line))?,
                 }
                 out.flush()?;
             }
@@ -177,7 +176,7 @@ pub async fn flows(mut lines: Lines, output: Output, follow: bool, shorten: Opti
             let mut table = tables::table(&FLOW_HEADER);
             let (mut shown, mut more) = (0, false);
             while let Some(line) = lines.next().await? {
-                let record: FlowRecord = serde_json::from_slice(&line).context("read a flow record")?;
+                let record: FlowRecord = serde_json::from_slice(line).context("read a flow record")?;
                 more = shorten.is_some_and(|limit| shown >= limit);
                 if !more {
                     table.add_row(tables::flow_cells(&record));
