@@ -1,5 +1,5 @@
 //! What a packet costs in the kernel: BPF_PROG_TEST_RUN on crafted frames, as a ratio to an empty program in the
-//! same run. Needs root. `cargo bench --bench packet`; benches/README.md says how to read it.
+//! same run. Needs root. `cargo bench --bench packet [-- PART OF A NAME]`; benches/README.md says how to read it.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use netmon::kernel::object::{Object, Options, TestProgram};
@@ -74,31 +74,40 @@ fn main() {
     let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("\t: unknown");
     println!("cpu{}", model.trim_start_matches(['\t', ' ']));
 
+    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    let wanted = |name: &str| name.contains(&wanted);
+
     let (object, _table) = load(1);
-    for (name, protocol) in [("TCP, one known flow", 6), ("UDP, one known flow", 17)] {
-        line(name, compare(&object, TestProgram::Empty, TestProgram::Ingress, &frame(protocol)));
+    let mut arp = frame(17);
+    arp[12..14].copy_from_slice(&[0x08, 0x06]);
+    let cases =
+        [("TCP, one known flow", frame(6)), ("UDP, one known flow", frame(17)), ("not IP (ARP)", arp)];
+    for (name, frame) in cases.into_iter().filter(|(name, _)| wanted(name)) {
+        line(name, compare(&object, TestProgram::Empty, TestProgram::Ingress, &frame));
     }
-    let mut other = frame(17);
-    other[12] = 0x08;
-    other[13] = 0x06;
-    line("not IP (ARP)", compare(&object, TestProgram::Empty, TestProgram::Ingress, &other));
     drop(object);
 
     for flows in [10_000u32, 100_000, 1_000_000] {
-        let (mut object, table) = load(u64::from(flows));
+        let name = format!("UDP, {flows} known flows, random order");
+        if !wanted(&name) {
+            continue;
+        }
+        let (mut object, _table) = load(u64::from(flows));
         object.control().set_bench_flows(flows);
         object.run_on_frame(TestProgram::BenchFlows, &frame(17), flows * 12).expect("fill the table");
-        let live = (0..table.slots()).filter(|slot| table.tag(*slot) != 0).count();
-        let times = compare(&object, TestProgram::BenchEmpty, TestProgram::BenchFlows, &frame(17));
-        line(&format!("UDP, one of {live} known flows, random order"), times);
+        line(&name, compare(&object, TestProgram::BenchEmpty, TestProgram::BenchFlows, &frame(17)));
     }
     for flows in [10_000u32, 1_000_000] {
+        let name = format!("UDP, {flows} new flows, table filling to 0.6");
+        if !wanted(&name) {
+            continue;
+        }
         let mut times = [Vec::new(), Vec::new()];
         for _ in 0..ROUNDS {
             let (object, _table) = load(u64::from(flows));
             times[0].push(object.run_on_frame(TestProgram::BenchEmpty, &frame(17), flows).unwrap().1);
             times[1].push(object.run_on_frame(TestProgram::BenchFlows, &frame(17), flows).unwrap().1);
         }
-        line(&format!("UDP, {flows} new flows, table filling to 0.6"), times.map(median));
+        line(&name, times.map(median));
     }
 }

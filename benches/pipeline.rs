@@ -41,6 +41,7 @@ fn update(n: u32) -> FlowUpdate {
         icmp: None,
         opener_seen: true,
         seen_on: [2, 0, 0, 0],
+        folded: None,
     };
     FlowUpdate { flow, delta, handshake_us: Some(412), change: Change::Opened, event_ns: monotonic_ns() }
 }
@@ -52,7 +53,7 @@ fn pipeline(c: &mut Criterion) {
     group.bench_function("decode an event", |b| b.iter(|| decode::event(black_box(&record))));
 
     let updates: Vec<FlowUpdate> = (0..BATCH).map(update).collect();
-    let mut metrics = FlowMetrics::new(1000, &BUCKETS);
+    let mut metrics = FlowMetrics::new(1000, &BUCKETS, 1.0);
     group.throughput(Throughput::Elements(u64::from(BATCH)));
     group.bench_function("count 1000 updates", |b| {
         b.iter(|| metrics.apply(black_box(&updates), Instant::now()))

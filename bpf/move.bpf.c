@@ -14,23 +14,22 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, u32);
-	__type(value, u32);
-} nm_move_slot SEC(".maps");
+	__type(value, struct nm_place);
+} nm_move_to SEC(".maps");
 
 SEC("tc")
 int nm_move(struct __sk_buff *skb)
 {
 	u32 cursor = nm_control.move_cursor, from = nm_control.previous, zero = 0, i;
-	u32 *slot = bpf_map_lookup_elem(&nm_move_slot, &zero);
+	struct nm_place *to = bpf_map_lookup_elem(&nm_move_to, &zero);
 	struct nm_bucket *old;
 
 	nm_control.move_cursor = cursor + 1;
 	old = nm_bucket_at(from, cursor);
-	if (!old || !slot)
+	if (!old || !to)
 		return 0;
 	for (i = 0; i < NM_SLOTS; i++) {
 		u64 tag = old->tags[i];
-		struct nm_place to = {.slot = slot};
 		struct nm_cold cold;
 		struct nm_hot hot = {};
 		bool fresh;
@@ -48,11 +47,11 @@ int nm_move(struct __sk_buff *skb)
 		hot.tcp_flags[1] = old->hot[i].tcp_flags[1];
 		hot.handshake = old->hot[i].handshake;
 		hot.closed_ns = old->hot[i].closed_ns;
-		if (!nm_claim(&to, tag, &cold, &hot, &fresh)) {
+		if (!nm_claim(to, tag, &cold, &hot, &fresh)) {
 			nm_control.move_failed += 1;
 			continue;
 		}
-		old->cold[i].start_ns = to.index * NM_SLOTS + *slot;
+		old->cold[i].start_ns = nm_slot_number(to);
 		old->cold[i].agent_flags |= NM_FLAG_MOVED;
 		old->tags[i] = tag | NM_DEAD;
 	}

@@ -43,6 +43,7 @@ struct State {
     config_file: Option<String>,
     started: Timestamp,
     sampling_rate: f64,
+    folds: bool,
 }
 
 /// Runs until `stop` is over.
@@ -94,12 +95,14 @@ pub async fn run(
     let metrics = Arc::new(Mutex::new(FlowMetrics::new(
         top_pairs,
         &config.features.latency_tracking.histogram_buckets,
+        config.capture.sampling_rate,
     )));
     let history = Arc::new(Mutex::new(History::new(history::KEPT)));
     let batch_size = usize::try_from(config.performance.batch_size).unwrap_or(1000);
     let buffer_size = usize::try_from(config.performance.buffer_size).unwrap_or(usize::MAX);
     let updates = feed::channel(buffer_size, batch_size);
-    let feed = Feed::new(Arc::clone(&metrics), Arc::clone(&history), updates.clone(), batch_size);
+    let fold_every = config.flow.aggregation.then_some(config.flow.active_interval);
+    let feed = Feed::new(Arc::clone(&metrics), Arc::clone(&history), updates.clone(), batch_size, fold_every);
     let collector = Collector::start(object, &settings, Box::new(feed)).context("start the collector")?;
 
     let state = Arc::new(State {
@@ -111,6 +114,7 @@ pub async fn run(
         config_file: config_file.map(|path| path.display().to_string()),
         started: Timestamp::now(),
         sampling_rate: config.capture.sampling_rate,
+        folds: config.flow.aggregation,
     });
 
     let (over, ending) = watch::channel(());
@@ -299,6 +303,10 @@ impl Source for State {
                 self.history.lock().unwrap_or_else(PoisonError::into_inner).newest_first().copied().collect();
             let _ = ended.iter().try_for_each(visit);
         }
+    }
+
+    fn folds(&self) -> bool {
+        self.folds
     }
 
     fn presenter(&self) -> Presenter {

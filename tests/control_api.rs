@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use common::agent::Agent;
 use common::net::Net;
+use serde_json::Value;
 
 /// a 10.1.0.1 ──veth── 10.1.0.2 b
 fn two_hosts() -> Net {
@@ -96,25 +97,64 @@ fn answers_come_as_tables_json_and_lines() {
     agent.stop();
 }
 
-#[test]
-fn a_following_dump_shows_what_comes_and_ends_with_the_agent() {
-    let net = two_hosts();
-    let agent = Agent::start(&net, "a", "flow: { active_interval: 200ms }");
-    let mut follower = Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
+/// What a follower of the agent is told while `traffic` runs, until the agent ends.
+fn followed(agent: Agent<'_>, filters: &[&str], traffic: impl FnOnce(&Agent<'_>)) -> Vec<Value> {
+    let follower = Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
         .arg("--socket")
         .arg(agent.socket())
-        .args(["flows", "dump", "--follow", "--output", "ndjson", "--protocol", "icmp"])
+        .args(["flows", "dump", "--follow", "--output", "ndjson"])
+        .args(filters)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     std::thread::sleep(Duration::from_millis(300));
-    net.exec("a", "ping -q -c 2 -i 0.3 10.1.0.2");
-    std::thread::sleep(Duration::from_millis(500));
+    traffic(&agent);
     agent.stop();
-    let mut lines = String::new();
-    follower.stdout.take().unwrap().read_to_string(&mut lines).unwrap();
-    follower.wait().unwrap();
-    assert!(lines.lines().count() >= 2 && lines.contains("\"icmp\""), "{lines}");
+    let output = follower.wait_with_output().unwrap();
+    let lines = String::from_utf8(output.stdout).unwrap();
+    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_following_dump_shows_what_comes_and_ends_with_the_agent() {
+    let net = two_hosts();
+    let agent = Agent::start(&net, "a", "flow: { active_interval: 200ms }");
+    let told = followed(agent, &["--protocol", "icmp"], |_| {
+        net.exec("a", "ping -q -c 2 -i 0.3 10.1.0.2");
+        std::thread::sleep(Duration::from_millis(500));
+    });
+    assert!(told.len() >= 2 && told.iter().all(|flow| flow["protocol"] == "icmp"), "{told:?}");
+}
+
+#[test]
+fn client_ports_are_folded_in_what_followers_get() {
+    let net = two_hosts();
+    let agent = Agent::start(&net, "a", "flow: { active_interval: 500ms, aggregation: true }");
+    let mut counted = (0, 0);
+    let told = followed(agent, &["--protocol", "tcp"], |agent| {
+        for _ in 0..60 {
+            // Nobody listens there.
+            let _ = net.command("a", "bash -c 'exec 3<>/dev/tcp/10.1.0.2/81'").output();
+        }
+        agent.wait("all connections to end", 5, |agent| {
+            agent.metrics().sum("netmon_flows_total", &["protocol=\"tcp\"", "reason=\"refused\""]) == 60.0
+        });
+        agent.assert_law();
+        counted = agent.flows(&["--ended", "--protocol", "tcp"]).iter().fold((0, 0), |sum, flow| {
+            let of = |key: &str| flow[key].as_u64().unwrap();
+            (
+                sum.0 + of("packets_sent") + of("packets_received"),
+                sum.1 + of("bytes_sent") + of("bytes_received"),
+            )
+        });
+    });
+    let sum = |key: &str| told.iter().map(|flow| flow[key].as_u64().unwrap()).sum::<u64>();
+    let folded = |key: &str| told.iter().map(|flow| flow["folded"][key].as_u64().unwrap()).sum::<u64>();
+    assert!(told.len() < 20, "{} records for 60 connections", told.len());
+    assert!(told.iter().all(|flow| flow["src"]["port"].is_null() && flow["dst"]["port"] == 81), "{told:?}");
+    assert_eq!([folded("opened"), folded("ended"), folded("failed")], [60; 3]);
+    assert_eq!(sum("packets_sent") + sum("packets_received"), counted.0);
+    assert_eq!(sum("bytes_sent") + sum("bytes_received"), counted.1);
 }
 
 #[test]

@@ -98,6 +98,11 @@ fn sampling_keeps_whole_flows() {
     assert!((133..=267).contains(&(counted / 3)), "{} flows kept of 2000", counted / 3);
     let flows = agent.flows(&[]);
     assert!(flows.iter().all(|flow| flow["packets_sent"] == 3 && flow["sampling_rate"] == 0.1));
+    let metrics = agent.metrics();
+    assert_eq!(metrics.sum("netmon_sampling_rate", &[]), 0.1);
+    for (name, kept) in [("netmon_packets_total", counted), ("netmon_flows_opened_total", counted / 3)] {
+        assert_eq!(metrics.sum(name, &[]).round() as u64, kept * 10, "{name} is scaled");
+    }
     agent.stop();
 }
 

@@ -44,7 +44,7 @@ impl Bench {
 
     fn outcome(&self, outcome: Outcome) -> u64 {
         let at = Outcome::ALL.iter().position(|o| *o == outcome).unwrap();
-        self.object.interface(0).unwrap().outcomes[0][at]
+        self.object.interface(0).unwrap().hooks[0].outcomes[at]
     }
 
     fn flows(&self) -> Vec<Snapshot> {
@@ -53,12 +53,13 @@ impl Bench {
 
     fn assert_conserved(&self) {
         let counters = self.object.interface(0).unwrap();
-        assert_eq!(counters.seen[0], counters.outcomes[0].iter().sum::<u64>(), "seen = sum of outcomes");
+        let counters = counters.hooks[0];
+        assert_eq!(counters.seen, counters.outcomes.iter().sum::<u64>(), "seen = sum of outcomes");
         let packets: u64 = self.flows().iter().map(|flow| flow.counters().packets()).sum();
         let bytes: u64 = self.flows().iter().map(|flow| flow.counters().bytes()).sum();
         assert_eq!(
             (packets, bytes),
-            (counters.outcomes[0][0], counters.counted_bytes[0]),
+            (counters.outcomes[0], counters.counted_bytes),
             "flows hold what was counted"
         );
     }
@@ -357,8 +358,8 @@ fn a_direction_belongs_to_whoever_saw_it_first_until_it_falls_silent() {
     let see = |program| bench.object.run_on_frame(program, &frame, 1).unwrap();
     let counted = || {
         let counters = bench.object.interface(0).unwrap();
-        assert!((0..2).all(|hook| counters.seen[hook] == counters.outcomes[hook].iter().sum::<u64>()));
-        counters.outcomes.map(|outcomes| (outcomes[0], outcomes[1]))
+        assert!(counters.hooks.iter().all(|hook| hook.seen == hook.outcomes.iter().sum::<u64>()));
+        counters.hooks.map(|hook| (hook.outcomes[0], hook.outcomes[1]))
     };
     for _ in 0..3 {
         see(TestProgram::Ingress);

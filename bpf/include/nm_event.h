@@ -9,32 +9,39 @@
 
 #include "nm_maps.h"
 
-#define NM_WAKE true
+#define NM_WAKE 0x100 /* with the kind: wake the reader */
 
-static __always_inline void nm_emit(struct __sk_buff *skb, u8 kind, u32 table, u32 slot, u64 stamp_ns, bool wake)
+NM_GLOBAL int nm_emit(struct __sk_buff *skb, u32 kind, u32 table, u32 slot, u64 stamp_ns)
 {
-	struct nm_event event = {
-		.stamp_ns = stamp_ns,
-		.slot = slot,
-		.table = table,
-		.kind = kind,
-	};
+	struct nm_event event =
+				{
+					.stamp_ns = stamp_ns,
+					.slot = slot,
+					.table = table,
+					.kind = kind,
+				},
+			*room;
 	u64 flags = BPF_RB_NO_WAKEUP;
-	long err;
 
 	if (nm_transport == NM_PERF) {
 		/* The perf buffer's watermark wakes the reader. */
-		err = bpf_perf_event_output(skb, &nm_perf, BPF_F_CURRENT_CPU, &event, sizeof(event));
-	} else {
-		if (!nm_control.waking &&
-		    (wake || bpf_ringbuf_query(&nm_ring, BPF_RB_AVAIL_DATA) > nm_control.wake_bytes)) {
-			nm_control.waking = 1;
-			flags = BPF_RB_FORCE_WAKEUP;
-		}
-		err = bpf_ringbuf_output(&nm_ring, &event, sizeof(event), flags);
+		if (bpf_perf_event_output(skb, &nm_perf, BPF_F_CURRENT_CPU, &event, sizeof(event)))
+			nm_note(NM_KIND_EVENT_LOST);
+		return 0;
 	}
-	if (err)
+	if (!nm_control.waking &&
+	    (kind & NM_WAKE || bpf_ringbuf_query(&nm_ring, BPF_RB_AVAIL_DATA) > nm_control.wake_bytes)) {
+		nm_control.waking = 1;
+		flags = BPF_RB_FORCE_WAKEUP;
+	}
+	room = bpf_ringbuf_reserve(&nm_ring, sizeof(event), 0);
+	if (!room) {
 		nm_note(NM_KIND_EVENT_LOST);
+		return 0;
+	}
+	*room = event;
+	bpf_ringbuf_submit(room, flags);
+	return 0;
 }
 
 static __always_inline u64 nm_now_coarse_ns(void)

@@ -32,19 +32,19 @@ static __always_inline u64 nm_hash(const struct nm_packet *p, u32 side)
 	const u64 *low = side ? p->destination : p->source, *high = side ? p->source : p->destination;
 	u32 low_port = side ? p->destination_port_be : p->source_port_be;
 	u32 high_port = side ? p->source_port_be : p->destination_port_be;
-	struct nm_sip s;
+	struct nm_sum sum;
 
-	nm_sip_start(&s, nm_hash_key[0], nm_hash_key[1]);
+	nm_sum_start(&sum);
 	if (p->family == 4) {
-		nm_sip_word(&s, low[0] << 32 | high[0]);
+		nm_sum_word(&sum, 0, low[0]);
+		nm_sum_word(&sum, 4, high[0]);
 	} else {
-		nm_sip_word(&s, low[0]);
-		nm_sip_word(&s, low[1]);
-		nm_sip_word(&s, high[0]);
-		nm_sip_word(&s, high[1]);
+		nm_sum_address(&sum, 0, low);
+		nm_sum_address(&sum, 4, high);
 	}
-	nm_sip_word(&s, (u64)low_port << 48 | (u64)high_port << 32 | (u32)p->protocol << 8 | p->family);
-	return nm_sip_finish(&s);
+	nm_sum_word(&sum, 8, low_port << 16 | high_port);
+	nm_sum_word(&sum, 9, (u32)p->protocol << 8 | p->family);
+	return nm_sum_finish(&sum);
 }
 
 /*
@@ -68,39 +68,6 @@ static __always_inline void nm_set_opener(struct nm_cold *cold, const struct nm_
 	} else {
 		cold->opener_seen = 1;
 	}
-}
-
-static __always_inline bool nm_open(struct __sk_buff *skb, struct nm_place *at, u64 tag, const struct nm_packet *p,
-				    u32 side, u32 now_ticks, bool again)
-{
-	struct nm_cold cold = {};
-	struct nm_hot hot = {};
-	bool fresh;
-
-	__builtin_memcpy(cold.address[0], side ? p->destination : p->source, 16);
-	__builtin_memcpy(cold.address[1], side ? p->source : p->destination, 16);
-	cold.port_be[0] = side ? p->destination_port_be : p->source_port_be;
-	cold.port_be[1] = side ? p->source_port_be : p->destination_port_be;
-	cold.protocol = p->protocol;
-	cold.family = p->family;
-	cold.icmp_type = p->icmp_type;
-	cold.icmp_code = p->icmp_code;
-	cold.start_ns = bpf_ktime_get_ns();
-	nm_set_opener(&cold, p, side);
-	hot.handshake = p->protocol == IPPROTO_TCP && cold.opener_seen;
-	hot.report_ticks = now_ticks;
-	hot.seen_ticks[0] = now_ticks;
-	hot.seen_ticks[1] = now_ticks;
-	if (!nm_claim(at, tag, &cold, &hot, &fresh))
-		return false;
-	if (fresh) {
-		/* The table must grow before it's full, however soon that is: the reader says how much room there is.
-		 * Ports that are used anew fill their two buckets: it frees them. */
-		__sync_fetch_and_add(&nm_control.opened, 1);
-		nm_emit(skb, NM_EVENT_OPENED, at->table, at->index * NM_SLOTS + *at->slot, cold.start_ns,
-			nm_control.opened > nm_control.room || (again && at->free <= NM_FEW));
-	}
-	return true;
 }
 
 /* Remembers a further interface of a flow. Two CPUs may overwrite each other's: one is then left out. */
@@ -138,14 +105,13 @@ static __always_inline void nm_measure(struct __sk_buff *skb, u32 header_bytes, 
 	wire->bytes = length + tag + (segments - 1) * (header_bytes + tag);
 }
 
-static __always_inline enum nm_outcome nm_count(struct __sk_buff *skb, const struct nm_place *at,
+static __always_inline enum nm_outcome nm_count(struct __sk_buff *skb, struct nm_bucket *bucket,
 						const struct nm_scratch *scratch, u32 side, u32 owner, u32 now_ticks)
 {
 	const struct nm_packet *p = &scratch->packet;
-	u32 slot = *at->slot & (NM_SLOTS - 1);
-	struct nm_hot *hot = &at->bucket->hot[slot];
-	struct nm_cold *cold = &at->bucket->cold[slot];
-	u32 holder, id = at->index * NM_SLOTS + slot;
+	u32 slot = scratch->at.slot & (NM_SLOTS - 1), holder;
+	struct nm_hot *hot = &bucket->hot[slot];
+	struct nm_cold *cold = &bucket->cold[slot];
 	u8 flags;
 
 	side &= 1;
@@ -180,13 +146,13 @@ static __always_inline enum nm_outcome nm_count(struct __sk_buff *skb, const str
 		    (p->tcp_flags & NM_TCP_RST || hot->tcp_flags[!side] & NM_TCP_FIN)) {
 			hot->closed_ns = bpf_ktime_get_ns();
 			hot->report_ticks = now_ticks;
-			nm_emit(skb, NM_EVENT_ENDED, at->table, id, hot->closed_ns, false);
+			nm_emit(skb, NM_EVENT_ENDED, scratch->at.table, nm_slot_number(&scratch->at), hot->closed_ns);
 			return NM_COUNTED;
 		}
 	}
 	if (now_ticks - hot->report_ticks >= nm_control.interval_ticks) {
 		hot->report_ticks = now_ticks;
-		nm_emit(skb, NM_EVENT_ACTIVE, at->table, id, bpf_ktime_get_ns(), false);
+		nm_emit(skb, NM_EVENT_ACTIVE, scratch->at.table, nm_slot_number(&scratch->at), bpf_ktime_get_ns());
 	}
 	return NM_COUNTED;
 }
@@ -204,47 +170,115 @@ static __always_inline void nm_count_overflow(struct __sk_buff *skb, const struc
 	last = bpf_map_lookup_elem(&nm_overflow_at, &zero);
 	if (last && (!*last || now_ticks - *last > NM_OWNER_SILENCE_TICKS)) {
 		*last = now_ticks ?: 1;
-		nm_emit(skb, NM_EVENT_OVERFLOW, 0, key, bpf_ktime_get_ns(), NM_WAKE);
+		nm_emit(skb, NM_EVENT_OVERFLOW | NM_WAKE, 0, key, bpf_ktime_get_ns());
 	}
 }
 
-/* A parsed packet to its flow. */
-static __always_inline enum nm_outcome nm_account(struct __sk_buff *skb, struct nm_scratch *scratch, u32 hook)
+static __always_inline bool nm_open(struct __sk_buff *skb, struct nm_scratch *scratch, u64 tag, u32 side, u32 now_ticks,
+				    bool again)
 {
 	const struct nm_packet *p = &scratch->packet;
-	u32 side = nm_sender_side(p), owner = skb->ifindex << 1 | hook;
-	u32 now_ticks = nm_now_coarse_ns() >> NM_TICK_SHIFT;
-	u64 hash = nm_hash(p, side), tag = hash & ~NM_DEAD;
-	struct nm_place at = {.slot = &scratch->slot}, old = {};
-	u32 slot = 0;
+	struct nm_place *at = &scratch->at;
+	struct nm_cold cold = {};
+	struct nm_hot hot = {};
+	bool fresh;
 
+	__builtin_memcpy(cold.address[0], side ? p->destination : p->source, 16);
+	__builtin_memcpy(cold.address[1], side ? p->source : p->destination, 16);
+	cold.port_be[0] = side ? p->destination_port_be : p->source_port_be;
+	cold.port_be[1] = side ? p->source_port_be : p->destination_port_be;
+	cold.protocol = p->protocol;
+	cold.family = p->family;
+	cold.icmp_type = p->icmp_type;
+	cold.icmp_code = p->icmp_code;
+	cold.start_ns = bpf_ktime_get_ns();
+	nm_set_opener(&cold, p, side);
+	hot.handshake = p->protocol == IPPROTO_TCP && cold.opener_seen;
+	hot.report_ticks = now_ticks;
+	hot.seen_ticks[0] = now_ticks;
+	hot.seen_ticks[1] = now_ticks;
+	if (!nm_claim(at, tag, &cold, &hot, &fresh))
+		return false;
+	if (fresh) {
+		u32 opened = __sync_fetch_and_add(&nm_control.opened, 1);
+		bool wake = opened >= nm_control.room || (again && at->free <= NM_FEW);
+
+		/* The table must grow before it's full, however soon that is: the reader says how much room there is.
+		 * Ports that are used anew fill their two buckets: it frees them. */
+		nm_emit(skb, NM_EVENT_OPENED | (wake ? NM_WAKE : 0), at->table, nm_slot_number(at), cold.start_ns);
+	}
+	return true;
+}
+
+/*
+ * A place for a packet that none of the table's slots is for: the rare path. `again`: the slot in hand is that of a closed
+ * connection on the same ports. False: there is no room, and the packet is counted as that.
+ */
+NM_GLOBAL int nm_place_new(struct __sk_buff *skb, u64 tag, u32 side_and_hook, u32 now_ticks, bool again)
+{
+	struct nm_scratch *scratch = nm_in_hand();
+	u32 side = side_and_hook & 1, hook = side_and_hook >> 1 & 1;
+	struct nm_bucket *bucket = NULL;
+	struct nm_place old;
+
+	if (!scratch)
+		return false;
+	if (again) {
+		/* The old slot leaves, a new one is taken. */
+		old = scratch->at;
+		bucket = nm_bucket_at(old.table, old.bucket);
+		if (bucket)
+			bucket->tags[old.slot & (NM_SLOTS - 1)] = tag | NM_DEAD;
+		nm_emit(skb, NM_EVENT_ENDED, old.table, nm_slot_number(&old), bpf_ktime_get_ns());
+	}
+	if (nm_open(skb, scratch, tag, side, now_ticks, again))
+		return true;
+	if (bucket) {
+		/* All slots of the pair hold the connection's former selves: it goes on in the last of them. */
+		bucket->tags[old.slot & (NM_SLOTS - 1)] = tag;
+		scratch->at = old;
+		return true;
+	}
+	nm_count_overflow(skb, scratch, hook, now_ticks);
+	return false;
+}
+
+/* The parsed packet in hand to its flow. */
+static __always_inline int nm_account(struct __sk_buff *skb, u32 hook)
+{
+	struct nm_scratch *scratch = nm_in_hand();
+	struct nm_bucket *bucket;
+	const struct nm_packet *p;
+	u32 side, owner = skb->ifindex << 1 | hook;
+	u32 now_ticks = nm_now_coarse_ns() >> NM_TICK_SHIFT;
+	bool again = false;
+	u64 hash, tag;
+
+	if (!scratch)
+		return NM_OVERFLOW;
+	p = &scratch->packet;
+	side = nm_sender_side(p);
+	hash = nm_hash(p, side);
+	tag = hash & ~NM_DEAD;
 	if (nm_control.sample_below != 0xffffffff &&
 	    (u32)(hash * 0x9e3779b97f4a7c15ULL >> 32) >= nm_control.sample_below)
 		return NM_SAMPLED_OUT;
 	if (!tag)
 		tag = 1;
-	if (nm_find(&at, tag)) {
-		struct nm_hot *hot = &at.bucket->hot[*at.slot & (NM_SLOTS - 1)];
+	bucket = nm_find(&scratch->at, tag);
+	if (bucket && (p->tcp_flags & (NM_TCP_SYN | NM_TCP_ACK)) == NM_TCP_SYN) {
+		struct nm_hot *hot = &bucket->hot[scratch->at.slot & (NM_SLOTS - 1)];
 
-		if ((p->tcp_flags & (NM_TCP_SYN | NM_TCP_ACK)) != NM_TCP_SYN || !hot->closed_ns ||
-		    hot->owner[side & 1] != owner)
-			return nm_count(skb, &at, scratch, side, owner, now_ticks);
-		/* A new connection on the ports of a closed one: the old slot leaves, a new one is taken. */
-		old = at;
-		slot = *at.slot & (NM_SLOTS - 1);
-		old.bucket->tags[slot] = tag | NM_DEAD;
-		nm_emit(skb, NM_EVENT_ENDED, old.table, old.index * NM_SLOTS + slot, bpf_ktime_get_ns(), false);
+		again = hot->closed_ns && hot->owner[side & 1] == owner;
 	}
-	if (nm_open(skb, &at, tag, p, side, now_ticks, old.bucket))
-		return nm_count(skb, &at, scratch, side, owner, now_ticks);
-	if (old.bucket) {
-		/* All slots of the pair hold the connection's former selves: it goes on in the last of them. */
-		old.bucket->tags[slot] = tag;
-		*old.slot = slot;
-		return nm_count(skb, &old, scratch, side, owner, now_ticks);
+	if (!bucket || again) {
+		if (!nm_place_new(skb, tag, side | hook << 1, now_ticks, again))
+			return NM_OVERFLOW;
+		bucket = nm_bucket_at(scratch->at.table, scratch->at.bucket);
+		if (!bucket)
+			return NM_OVERFLOW;
 	}
-	nm_count_overflow(skb, scratch, hook, now_ticks);
-	return NM_OVERFLOW;
+	return nm_count(skb, bucket, scratch, side, owner, now_ticks);
 }
 
 #endif

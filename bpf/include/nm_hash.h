@@ -1,57 +1,52 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * SipHash-1-3 (Aumasson, Bernstein: "SipHash: a fast short-input PRF") over a fixed number of words.
- * Keyed and random for each run: whoever chooses addresses and ports can't choose collisions. Two live
- * flows share a 63-bit fingerprint with a chance of 2^-63 a pair: at a million live flows and a hundred
- * thousand new ones a second, once in three years.
+ * Multilinear hashing (Lemire, Kaser: "Strongly universal string hashing is fast", 2014): the upper half of a sum of products
+ * of 32-bit words with 64-bit keys, twice. The keys are random for each run: whoever chooses addresses and ports can't choose
+ * collisions, and two flows share a 63-bit tag with a chance of 2^-63, whatever they are. At a million live flows and a
+ * hundred thousand new ones a second that is once in three years. SipHash-1-3 is as good and took 20 ns more of a packet:
+ * BPF has no rotation.
  */
 #ifndef NM_HASH_H
 #define NM_HASH_H
 
-#include "nm_types.h"
+#include "nm_maps.h"
 
-struct nm_sip {
-	u64 a, b, c, d;
+struct nm_sum {
+	u64 a, b;
 };
 
-#define nm_rotl(x, n) (((x) << (n)) | ((x) >> (64 - (n))))
-
-static __always_inline void nm_sip_round(struct nm_sip *s)
+static __always_inline void nm_sum_start(struct nm_sum *sum)
 {
-	s->a += s->b;
-	s->b = nm_rotl(s->b, 13) ^ s->a;
-	s->a = nm_rotl(s->a, 32);
-	s->c += s->d;
-	s->d = nm_rotl(s->d, 16) ^ s->c;
-	s->a += s->d;
-	s->d = nm_rotl(s->d, 21) ^ s->a;
-	s->c += s->b;
-	s->b = nm_rotl(s->b, 17) ^ s->c;
-	s->c = nm_rotl(s->c, 32);
+	sum->a = nm_hash_keys[0];
+	sum->b = nm_hash_keys[1];
 }
 
-static __always_inline void nm_sip_word(struct nm_sip *s, u64 word)
+/* `place`: of the word in the key, below NM_HASH_WORDS, each once. */
+static __always_inline void nm_sum_word(struct nm_sum *sum, u32 place, u32 word)
 {
-	s->d ^= word;
-	nm_sip_round(s);
-	s->a ^= word;
+	sum->a += nm_hash_keys[2 + place * 2] * word;
+	sum->b += nm_hash_keys[3 + place * 2] * word;
 }
 
-static __always_inline void nm_sip_start(struct nm_sip *s, u64 key0, u64 key1)
+/* Four words. A word that is 0 adds nothing: an IPv4 address is an IPv6 address with three of them. */
+static __always_inline void nm_sum_address(struct nm_sum *sum, u32 place, const u64 *address)
 {
-	s->a = key0 ^ 0x736f6d6570736575ULL;
-	s->b = key1 ^ 0x646f72616e646f6dULL;
-	s->c = key0 ^ 0x6c7967656e657261ULL;
-	s->d = key1 ^ 0x7465646279746573ULL;
+	nm_sum_word(sum, place, address[0]);
+	nm_sum_word(sum, place + 1, address[0] >> 32);
+	nm_sum_word(sum, place + 2, address[1]);
+	nm_sum_word(sum, place + 3, address[1] >> 32);
 }
 
-static __always_inline u64 nm_sip_finish(struct nm_sip *s)
+/* Sums of neighbours are neighbours; the finish of MurmurHash3 (Appleby), a bijection, scatters them over the buckets. */
+static __always_inline u64 nm_sum_finish(const struct nm_sum *sum)
 {
-	s->c ^= 0xff;
-	nm_sip_round(s);
-	nm_sip_round(s);
-	nm_sip_round(s);
-	return s->a ^ s->b ^ s->c ^ s->d;
+	u64 hash = (sum->a & 0xffffffff00000000ULL) | sum->b >> 32;
+
+	hash ^= hash >> 33;
+	hash *= 0xff51afd7ed558ccdULL;
+	hash ^= hash >> 33;
+	hash *= 0xc4ceb9fe1a85ec53ULL;
+	return hash ^ hash >> 33;
 }
 
 #endif

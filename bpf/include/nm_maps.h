@@ -113,15 +113,22 @@ struct nm_packet {
 	u32 header_bytes; /* link to transport header: what each segment of a super-packet carries */
 };
 
+/* A slot of the flow table. */
+struct nm_place {
+	u32 table; /* index in nm_tables */
+	u32 bucket;
+	u32 slot;
+	u32 free; /* slots that were free in the bucket when one was claimed */
+};
+
 /*
- * The packet in hand, per CPU. In a map rather than on the stack so that the verifier forgets which way the
- * parser took: every packet kind then shares one walk through the accounting (10 000 instead of more than a
- * million instructions).
+ * The packet in hand, per CPU. In a map rather than on the stack: global functions find it there (5.10 passes them no
+ * pointers), and the verifier forgets which way the parser took.
  */
 struct nm_scratch {
 	struct nm_packet packet;
 	struct nm_volume wire; /* what this buffer is on the wire */
-	u32 slot;
+	struct nm_place at;
 };
 
 struct {
@@ -131,9 +138,23 @@ struct {
 	__type(value, struct nm_scratch);
 } nm_scratch SEC(".maps") __weak;
 
+static __always_inline struct nm_scratch *nm_in_hand(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&nm_scratch, &zero);
+}
+
+/*
+ * A function that the verifier takes once and for all, whoever calls it (5.6): programs load ten times faster and fit the
+ * instruction cache. Weak, so that objects that share a header link.
+ */
+#define NM_GLOBAL __weak __attribute__((noinline))
+
 /* Set before load. */
-const volatile u64 nm_hash_key[2] __weak; /* random, this run's */
-const volatile u32 nm_transport __weak;	  /* enum nm_transport */
+#define NM_HASH_WORDS 10
+const volatile u64 nm_hash_keys[2 + 2 * NM_HASH_WORDS] __weak; /* random, this run's */
+const volatile u32 nm_transport __weak;			       /* enum nm_transport */
 
 struct nm_control nm_control __weak;
 

@@ -28,20 +28,28 @@ struct nm_fragment {
 };
 
 /*
- * A header at an offset: in place where the linear part of the packet holds it, else copied. Offsets
- * beyond 512 bytes are no headers (60 IPv4 + eight extension headers and two tags fit).
+ * The parser is compiled twice. The short way takes a packet whose headers lie in the linear part of the buffer: Ethernet or no
+ * link header, no tag in the bytes, IPv4 or IPv6 without extensions, whole, TCP or UDP. It's inlined, and small enough to
+ * be there when the next packet comes. Whatever it can't take, or thinks wrong, goes the long way, which decides.
  */
-static __always_inline void *nm_header(struct __sk_buff *skb, u32 offset, void *copy, u32 size)
+enum nm_way { NM_SHORT_WAY, NM_LONG_WAY };
+
+/*
+ * A header at an offset: in place the short way, copied the long way. Offsets beyond 512 bytes are no headers (60 IPv4 +
+ * eight extension headers and two tags fit).
+ */
+static __always_inline void *nm_header(struct __sk_buff *skb, enum nm_way way, u32 offset, void *copy, u32 size)
 {
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
 
 	if (offset > 512)
 		return NULL;
-	if (data + offset + size <= end)
-		return data + offset;
+	if (way == NM_SHORT_WAY)
+		return data + offset + size <= end ? data + offset : NULL;
 	if (bpf_skb_load_bytes(skb, offset, copy, size))
 		return NULL;
+	barrier_var(copy); /* or clang computes addresses of fields with |, which the verifier refuses */
 	return copy;
 }
 
@@ -53,9 +61,10 @@ static __always_inline void *nm_header(struct __sk_buff *skb, u32 offset, void *
 
 #include "nm_transport.h"
 
-static __always_inline enum nm_outcome nm_parse_ipv4(struct __sk_buff *skb, struct nm_packet *p, u32 offset)
+static __always_inline enum nm_outcome nm_parse_ipv4(struct __sk_buff *skb, enum nm_way way, struct nm_packet *p,
+						     u32 offset, struct nm_payload *in)
 {
-	struct iphdr copy, *ip = nm_header(skb, offset, &copy, sizeof(copy));
+	struct iphdr copy, *ip = nm_header(skb, way, offset, &copy, sizeof(copy));
 	u32 header, total, fragment;
 
 	if (!ip)
@@ -76,13 +85,18 @@ static __always_inline enum nm_outcome nm_parse_ipv4(struct __sk_buff *skb, stru
 	*(u32 *)&p->source[0] = ip->saddr;
 	*(u32 *)&p->destination[0] = ip->daddr;
 	fragment = bpf_ntohs(ip->frag_off);
-	return nm_parse_transport(skb, p, offset + header, offset + total, fragment & 0x1fff, fragment & 0x2000,
-				  ip->id);
+	in->offset = offset + header;
+	in->end = offset + total;
+	in->fragment = fragment & 0x1fff;
+	in->more = fragment & 0x2000;
+	in->id = ip->id;
+	return NM_COUNTED;
 }
 
-static __always_inline enum nm_outcome nm_parse_ipv6(struct __sk_buff *skb, struct nm_packet *p, u32 offset)
+static __always_inline enum nm_outcome nm_parse_ipv6(struct __sk_buff *skb, enum nm_way way, struct nm_packet *p,
+						     u32 offset, struct nm_payload *in)
 {
-	struct ipv6hdr copy, *ip = nm_header(skb, offset, &copy, sizeof(copy));
+	struct ipv6hdr copy, *ip = nm_header(skb, way, offset, &copy, sizeof(copy));
 	u32 end, fragment = 0, more = 0, id = 0, i;
 	u8 next;
 
@@ -102,6 +116,8 @@ static __always_inline enum nm_outcome nm_parse_ipv6(struct __sk_buff *skb, stru
 	__builtin_memcpy(p->destination, &ip->daddr, 16);
 	next = ip->nexthdr;
 	offset += sizeof(*ip);
+	if (way == NM_SHORT_WAY)
+		goto transport;
 
 	/* Eight extension headers; RFC 8200 4.1 names six, each but one at most once. */
 	for (i = 0; i < 9; i++) {
@@ -110,7 +126,7 @@ static __always_inline enum nm_outcome nm_parse_ipv6(struct __sk_buff *skb, stru
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
 		    next != IPPROTO_FRAGMENT && next != IPPROTO_AH && next != IPPROTO_MH && next != 139)
 			break;
-		ext = nm_header(skb, offset, &ext_copy, sizeof(ext_copy));
+		ext = nm_header(skb, way, offset, &ext_copy, sizeof(ext_copy));
 		if (i == 8 || !ext || offset + sizeof(*ext) > end)
 			return nm_fail(p, NM_KIND_EXTENSION, NM_MALFORMED);
 		if (next == IPPROTO_FRAGMENT) {
@@ -129,32 +145,40 @@ static __always_inline enum nm_outcome nm_parse_ipv6(struct __sk_buff *skb, stru
 		if (offset > end)
 			return nm_fail(p, NM_KIND_EXTENSION, NM_MALFORMED);
 	}
+transport:
 	p->protocol = next;
-	return nm_parse_transport(skb, p, offset, end, fragment, more, id);
+	in->offset = offset;
+	in->end = end;
+	in->fragment = fragment;
+	in->more = more;
+	in->id = id;
+	return NM_COUNTED;
 }
 
-/* Fills the packet; NM_COUNTED means that it has a flow. */
-static __always_inline enum nm_outcome nm_parse(struct __sk_buff *skb, struct nm_packet *p, u32 link_bytes)
+static __always_inline enum nm_outcome nm_parse_by(struct __sk_buff *skb, enum nm_way way, struct nm_packet *p,
+						   u32 link_bytes)
 {
 	u32 offset = link_bytes, i;
 	u16 type_be = skb->protocol;
+	struct nm_payload in;
+	enum nm_outcome outcome;
 
 	if (link_bytes) {
-		struct ethhdr copy, *eth = nm_header(skb, 0, &copy, sizeof(copy));
+		struct ethhdr copy, *eth = nm_header(skb, way, 0, &copy, sizeof(copy));
 
 		if (!eth)
 			return nm_fail(p, NM_KIND_SHORT_LINK, NM_MALFORMED);
 		type_be = eth->h_proto;
 		/* The outer tag may be in the metadata (hardware or kernel has stripped it): with it,
 		 * one tag in the bytes is the second. */
-		for (i = skb->vlan_present ? 1 : 0; i < 3; i++) {
+		for (i = skb->vlan_present ? 1 : 0; way == NM_LONG_WAY && i < 3; i++) {
 			struct nm_vlan vlan_copy, *vlan;
 
 			if (type_be != bpf_htons(ETH_P_8021Q) && type_be != bpf_htons(ETH_P_8021AD))
 				break;
 			if (i == 2)
 				return nm_fail(p, NM_KIND_VLAN_DEPTH, NM_NOT_IP);
-			vlan = nm_header(skb, offset, &vlan_copy, sizeof(vlan_copy));
+			vlan = nm_header(skb, way, offset, &vlan_copy, sizeof(vlan_copy));
 			if (!vlan)
 				return nm_fail(p, NM_KIND_SHORT_LINK, NM_MALFORMED);
 			type_be = vlan->type_be;
@@ -162,10 +186,31 @@ static __always_inline enum nm_outcome nm_parse(struct __sk_buff *skb, struct nm
 		}
 	}
 	if (type_be == bpf_htons(ETH_P_IP))
-		return nm_parse_ipv4(skb, p, offset);
-	if (type_be == bpf_htons(ETH_P_IPV6))
-		return nm_parse_ipv6(skb, p, offset);
-	return nm_fail(p, type_be == bpf_htons(ETH_P_ARP) ? NM_KIND_ARP : NM_KIND_OTHER_ETHERTYPE, NM_NOT_IP);
+		outcome = nm_parse_ipv4(skb, way, p, offset, &in);
+	else if (type_be == bpf_htons(ETH_P_IPV6))
+		outcome = nm_parse_ipv6(skb, way, p, offset, &in);
+	else
+		return nm_fail(p, type_be == bpf_htons(ETH_P_ARP) ? NM_KIND_ARP : NM_KIND_OTHER_ETHERTYPE, NM_NOT_IP);
+	return outcome == NM_COUNTED ? nm_parse_transport(skb, way, p, &in) : outcome;
+}
+
+NM_GLOBAL int nm_parse_long(struct __sk_buff *skb, u32 link_bytes)
+{
+	struct nm_scratch *scratch = nm_in_hand();
+
+	if (!scratch)
+		return NM_MALFORMED;
+	__builtin_memset(&scratch->packet, 0, sizeof(scratch->packet));
+	return nm_parse_by(skb, NM_LONG_WAY, &scratch->packet, link_bytes);
+}
+
+/* Fills the packet in hand; NM_COUNTED means that it has a flow. */
+static __always_inline u32 nm_parse(struct __sk_buff *skb, struct nm_packet *p, u32 link_bytes)
+{
+	__builtin_memset(p, 0, sizeof(*p));
+	if (nm_parse_by(skb, NM_SHORT_WAY, p, link_bytes) == NM_COUNTED)
+		return NM_COUNTED;
+	return nm_parse_long(skb, link_bytes);
 }
 
 #endif

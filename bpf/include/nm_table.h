@@ -9,14 +9,6 @@
 
 #include "nm_maps.h"
 
-struct nm_place {
-	struct nm_bucket *bucket;
-	u32 index; /* of the bucket in its table */
-	u32 table;
-	u32 *slot; /* in the bucket; kept in the scratch so that eight slots are one path */
-	u32 free;  /* slots that were free in the bucket when one was claimed */
-};
-
 static __always_inline struct nm_bucket *nm_bucket_at(u32 table, u32 index)
 {
 	void *inner = bpf_map_lookup_elem(&nm_tables, &table);
@@ -35,43 +27,52 @@ static __always_inline u32 nm_second_bucket(u64 tag, u32 buckets)
 	return (tag >> 32 & 0x7fffffff) * buckets >> 31;
 }
 
-static __always_inline bool nm_find_in(struct nm_place *at, u64 tag)
+/* The place's slot is written to memory, not held in a register: eight slots are then one path to the verifier. */
+static __always_inline struct nm_bucket *nm_find_in(struct nm_place *at, u64 tag)
 {
+	struct nm_bucket *bucket = nm_bucket_at(at->table, at->bucket);
 	u32 i;
 
-	at->bucket = nm_bucket_at(at->table, at->index);
-	if (!at->bucket)
-		return false;
+	if (!bucket)
+		return NULL;
 #pragma unroll
 	for (i = 0; i < NM_SLOTS; i++) {
-		if (at->bucket->tags[i] == tag) {
-			*at->slot = i;
-			return true;
+		if (bucket->tags[i] == tag) {
+			at->slot = i;
+			return bucket;
 		}
 	}
-	return false;
+	return NULL;
 }
 
-static __always_inline bool nm_find_table(struct nm_place *at, u64 tag, u32 table)
+static __always_inline struct nm_bucket *nm_find_table(struct nm_place *at, u64 tag, u32 table)
 {
 	u32 buckets = nm_control.buckets[table & (NM_TABLES - 1)];
+	struct nm_bucket *found;
 
 	at->table = table;
-	at->index = nm_first_bucket(tag, buckets);
-	if (nm_find_in(at, tag))
-		return true;
-	at->index = nm_second_bucket(tag, buckets);
+	at->bucket = nm_first_bucket(tag, buckets);
+	found = nm_find_in(at, tag);
+	if (found)
+		return found;
+	at->bucket = nm_second_bucket(tag, buckets);
 	return nm_find_in(at, tag);
 }
 
-static __always_inline bool nm_find(struct nm_place *at, u64 tag)
+/* The bucket that holds the tag, or NULL. */
+static __always_inline struct nm_bucket *nm_find(struct nm_place *at, u64 tag)
 {
-	u32 previous;
+	struct nm_bucket *found = nm_find_table(at, tag, nm_control.current);
 
-	if (nm_find_table(at, tag, nm_control.current))
-		return true;
-	previous = nm_control.previous;
-	return previous != NM_NO_TABLE && nm_find_table(at, tag, previous);
+	if (found || nm_control.previous == NM_NO_TABLE)
+		return found;
+	return nm_find_table(at, tag, nm_control.previous);
+}
+
+/* As events and the agent name it. */
+static __always_inline u32 nm_slot_number(const struct nm_place *at)
+{
+	return at->bucket * NM_SLOTS + at->slot;
 }
 
 static __always_inline u32 nm_count_free(const struct nm_bucket *bucket)
@@ -137,9 +138,8 @@ static __always_inline bool nm_claim(struct nm_place *at, u64 tag, const struct 
 	}
 found:
 	bpf_spin_unlock(&lock->lock);
-	at->bucket = bucket;
-	at->index = index;
-	*at->slot = slot;
+	at->bucket = index;
+	at->slot = slot;
 	at->table = table;
 	return slot < NM_SLOTS;
 }

@@ -21,30 +21,60 @@ struct nm_icmp {
 #define NM_ICMPV6_ECHO	     128 /* RFC 4443 */
 #define NM_ICMPV6_ECHO_REPLY 129
 
-/* Word of a datagram in nm_fragments: 32 bits of check above, the ports below. */
-static __always_inline u64 *nm_fragment_word(struct nm_packet *p, u32 id, u64 *check)
+/* Where the transport header is, and what of the datagram is here. */
+struct nm_payload {
+	u32 offset;
+	u32 end;
+	u32 fragment; /* offset of this fragment, 0 = the first or the only one */
+	u32 more;
+	u32 id;
+};
+
+/*
+ * Ports of a fragment: the first leaves them in nm_fragments for the others. A word there is 32 bits of check above, the
+ * ports below.
+ */
+NM_GLOBAL int nm_fragment_ports(u32 id, bool first)
 {
-	struct nm_sip s;
-	u64 hash;
+	struct nm_scratch *scratch = nm_in_hand();
+	struct nm_packet *p;
+	struct nm_sum sum;
+	u64 hash, check, ports, *word;
 	u32 index;
 
-	nm_sip_start(&s, nm_hash_key[0], nm_hash_key[1]);
-	nm_sip_word(&s, p->source[0]);
-	nm_sip_word(&s, p->source[1]);
-	nm_sip_word(&s, p->destination[0]);
-	nm_sip_word(&s, p->destination[1]);
-	nm_sip_word(&s, (u64)id << 8 | p->protocol);
-	hash = nm_sip_finish(&s);
+	if (!scratch)
+		return 0;
+	p = &scratch->packet;
+	nm_sum_start(&sum);
+	nm_sum_address(&sum, 0, p->source);
+	nm_sum_address(&sum, 4, p->destination);
+	nm_sum_word(&sum, 8, id);
+	nm_sum_word(&sum, 9, p->protocol);
+	hash = nm_sum_finish(&sum);
 	index = hash & 8191;
-	*check = hash & 0xffffffff00000000ULL;
-	return bpf_map_lookup_elem(&nm_fragments, &index);
+	check = hash & 0xffffffff00000000ULL;
+	word = bpf_map_lookup_elem(&nm_fragments, &index);
+	if (!word)
+		return 0;
+	if (first) {
+		*word = check | (u32)p->source_port_be << 16 | p->destination_port_be;
+		return 0;
+	}
+	ports = *word;
+	if ((ports & 0xffffffff00000000ULL) == check) {
+		p->source_port_be = (u32)ports >> 16;
+		p->destination_port_be = (u16)ports;
+	} else if (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP || p->protocol == IPPROTO_SCTP) {
+		nm_note(NM_KIND_FRAGMENT_ORPHAN);
+	}
+	return 0;
 }
 
-static __always_inline enum nm_outcome nm_parse_ports(struct __sk_buff *skb, struct nm_packet *p, u32 offset, u32 end,
-						      bool whole)
+static __always_inline enum nm_outcome nm_parse_ports(struct __sk_buff *skb, enum nm_way way, struct nm_packet *p,
+						      u32 offset, u32 end, bool whole)
 {
 	if (p->protocol == IPPROTO_TCP) {
-		struct tcphdr copy, *tcp = nm_header(skb, offset, &copy, sizeof(copy));
+		struct tcphdr copy, *tcp = nm_header(skb, way, offset, &copy, sizeof(copy));
 
 		if (!tcp || offset + sizeof(*tcp) > end)
 			return nm_fail(p, NM_KIND_SHORT_TRANSPORT, NM_MALFORMED);
@@ -55,7 +85,7 @@ static __always_inline enum nm_outcome nm_parse_ports(struct __sk_buff *skb, str
 		p->tcp_flags = ((u8 *)tcp)[13];
 		p->header_bytes = offset + tcp->doff * 4;
 	} else if (p->protocol == IPPROTO_UDP) {
-		struct udphdr copy, *udp = nm_header(skb, offset, &copy, sizeof(copy));
+		struct udphdr copy, *udp = nm_header(skb, way, offset, &copy, sizeof(copy));
 		u32 length;
 
 		if (!udp || offset + sizeof(*udp) > end)
@@ -67,8 +97,10 @@ static __always_inline enum nm_outcome nm_parse_ports(struct __sk_buff *skb, str
 		p->source_port_be = udp->source;
 		p->destination_port_be = udp->dest;
 		p->header_bytes = offset + sizeof(*udp);
+	} else if (way == NM_SHORT_WAY) {
+		return NM_MALFORMED;
 	} else if (p->protocol == IPPROTO_SCTP) {
-		u16 copy[6], *sctp = nm_header(skb, offset, &copy, sizeof(copy));
+		u16 copy[6], *sctp = nm_header(skb, way, offset, &copy, sizeof(copy));
 
 		if (!sctp || offset + sizeof(copy) > end)
 			return nm_fail(p, NM_KIND_SHORT_TRANSPORT, NM_MALFORMED);
@@ -76,7 +108,7 @@ static __always_inline enum nm_outcome nm_parse_ports(struct __sk_buff *skb, str
 		p->destination_port_be = sctp[1];
 		p->header_bytes = offset + sizeof(copy);
 	} else if (p->protocol == (p->family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6)) {
-		struct nm_icmp copy, *icmp = nm_header(skb, offset, &copy, sizeof(copy));
+		struct nm_icmp copy, *icmp = nm_header(skb, way, offset, &copy, sizeof(copy));
 		bool v4 = p->family == 4;
 
 		if (!icmp || offset + sizeof(*icmp) > end)
@@ -96,35 +128,20 @@ static __always_inline enum nm_outcome nm_parse_ports(struct __sk_buff *skb, str
 	return NM_COUNTED;
 }
 
-static __always_inline enum nm_outcome nm_parse_transport(struct __sk_buff *skb, struct nm_packet *p, u32 offset,
-							  u32 end, u32 fragment, u32 more, u32 id)
+static __always_inline enum nm_outcome nm_parse_transport(struct __sk_buff *skb, enum nm_way way, struct nm_packet *p,
+							  const struct nm_payload *in)
 {
-	enum nm_outcome outcome;
-	u64 check, *word;
+	if (way == NM_SHORT_WAY && (in->fragment || in->more))
+		return NM_MALFORMED;
+	if (!in->fragment) {
+		enum nm_outcome outcome = nm_parse_ports(skb, way, p, in->offset, in->end, !in->more);
 
-	if (!fragment && !more)
-		return nm_parse_ports(skb, p, offset, end, true);
-
-	if (!fragment) {
-		outcome = nm_parse_ports(skb, p, offset, end, false);
-		if (outcome != NM_COUNTED)
+		if (outcome != NM_COUNTED || !in->more)
 			return outcome;
-		word = nm_fragment_word(p, id, &check);
-		if (word)
-			*word = check | (u32)p->source_port_be << 16 | p->destination_port_be;
-		return NM_COUNTED;
+	} else {
+		p->header_bytes = in->offset;
 	}
-
-	p->header_bytes = offset;
-	word = nm_fragment_word(p, id, &check);
-	if (word && (*word & 0xffffffff00000000ULL) == check) {
-		u64 ports = *word;
-
-		p->source_port_be = (u32)ports >> 16;
-		p->destination_port_be = (u16)ports;
-	} else if (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP || p->protocol == IPPROTO_SCTP) {
-		nm_note(NM_KIND_FRAGMENT_ORPHAN);
-	}
+	nm_fragment_ports(in->id, !in->fragment);
 	return NM_COUNTED;
 }
 

@@ -133,14 +133,19 @@ struct nm_bucket {
 };
 _Static_assert(sizeof(struct nm_bucket) == 160 * NM_SLOTS, "160 bytes a slot");
 
-/* Packets of one interface as on the wire, per CPU. Written by programs without atomics. */
+/* Packets as on the wire, per CPU, written without atomics; what a counted packet writes comes first. */
+struct nm_hook_counts {
+	u64 seen;
+	u64 counted_bytes;
+	u64 outcomes[NM_OUTCOMES];
+};
+
 struct nm_interface {
-	u64 seen[NM_HOOKS];
-	u64 outcomes[NM_HOOKS][NM_OUTCOMES];
-	u64 counted_bytes[NM_HOOKS];
 	u32 link_bytes; /* length of the link header: 14 Ethernet, 0 none; set by the agent */
 	u32 ifindex;	/* whose entry this is; set by the agent */
+	struct nm_hook_counts hooks[NM_HOOKS];
 };
+_Static_assert(sizeof(struct nm_interface) == 136, "no padding");
 
 struct nm_volume {
 	u64 packets;

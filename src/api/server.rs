@@ -251,10 +251,13 @@ async fn dump<S: Source>(
     let Request { filter, which, .. } = request;
     let filter = Arc::new(filter);
     let lines = Lines { chunks: chunks.clone(), text: Vec::new(), left: filter.limit.unwrap_or(usize::MAX) };
-    let (now_source, now_filter) = (Arc::clone(&source), Arc::clone(&filter));
-    let printed =
-        tokio::task::spawn_blocking(move || print_all(&*now_source, &now_filter, which, lines)).await;
-    let (Some(mut updates), Ok(Some(mut left))) = (updates, printed) else { return };
+    let printed = if updates.is_some() && source.folds() {
+        Some(lines.left)
+    } else {
+        let (source, filter) = (Arc::clone(&source), Arc::clone(&filter));
+        tokio::task::spawn_blocking(move || print_all(&*source, &filter, which, lines)).await.ok().flatten()
+    };
+    let (Some(mut updates), Some(mut left)) = (updates, printed) else { return };
     loop {
         let batch = tokio::select! {
             batch = updates.recv() => batch,

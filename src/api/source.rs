@@ -25,6 +25,9 @@ pub trait Source: Send + Sync + 'static {
     fn visit(&self, which: Which, visit: &mut dyn FnMut(&Flow) -> ControlFlow<()>);
     /// Turns flows into records.
     fn presenter(&self) -> Presenter;
+    /// Whether updates are folded (`flow.aggregation`): then each is what happened in an interval, and goes with no flow of
+    /// the table.
+    fn folds(&self) -> bool;
     /// Updates from now on.
     fn subscribe(&self) -> broadcast::Receiver<Batch>;
 }

@@ -40,11 +40,11 @@ pub struct Hooks {
 }
 
 fn add(sum: &mut nm_interface, more: &nm_interface) {
-    for hook in 0..2 {
-        sum.seen[hook] += more.seen[hook];
-        sum.counted_bytes[hook] += more.counted_bytes[hook];
-        for outcome in 0..6 {
-            sum.outcomes[hook][outcome] += more.outcomes[hook][outcome];
+    for (sum, more) in sum.hooks.iter_mut().zip(&more.hooks) {
+        sum.seen += more.seen;
+        sum.counted_bytes += more.counted_bytes;
+        for (sum, more) in sum.outcomes.iter_mut().zip(more.outcomes) {
+            *sum += more;
         }
     }
 }
@@ -153,13 +153,13 @@ impl Hooks {
         }
         let mut all = Vec::with_capacity(self.entries.len() * 2 + 2);
         let mut push = |name: &str, sum: &nm_interface| {
-            for (at, hook) in Hook::ALL.into_iter().enumerate() {
+            for (hook, counts) in Hook::ALL.into_iter().zip(&sum.hooks) {
                 all.push(HookCounters {
                     interface: name.to_owned(),
                     hook,
-                    seen: sum.seen[at],
-                    outcomes: sum.outcomes[at],
-                    counted_bytes: sum.counted_bytes[at],
+                    seen: counts.seen,
+                    outcomes: counts.outcomes,
+                    counted_bytes: counts.counted_bytes,
                 });
             }
         };

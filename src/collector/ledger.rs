@@ -112,6 +112,7 @@ pub fn flow(snapshot: &Snapshot, context: &Context, now_ns: u64, gone: bool) -> 
         icmp: matches!(cold.protocol, 1 | 58).then_some((cold.icmp_type, cold.icmp_code)),
         opener_seen: cold.opener_seen != 0,
         seen_on: places.interfaces(),
+        folded: None,
     })
 }
 

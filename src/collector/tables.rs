@@ -14,14 +14,16 @@ use crate::kernel::grace::Grace;
 use crate::kernel::object::{NO_TABLE, Object, TABLE_ENTRIES};
 use crate::kernel::table::{DEAD, MOVED, Table};
 
-/// Slots of the first table: 2.6 MB, at most 300 bytes a flow from 9 000 flows on.
-const FIRST_SLOTS: u64 = 16_384;
+/// Slots of the first table: 5.2 MB.
+const FIRST_SLOTS: u64 = 32_768;
 /// Two-choice buckets of eight overflow visibly above this fill.
 const GROW_ABOVE: f64 = 0.75;
 /// Fill of a table that has just been made.
 const NEW_FILL: f64 = 0.6;
 /// In a burst a table grows by this at least, since each move costs. What is too much is given back after it.
 const BURST: f64 = 2.0;
+/// A table grows by this at most: the kernel zeroes a gigabyte or two a second, and must be done before the old one is full.
+const STEP: u64 = 8;
 /// Fill of the largest table with `max_flows` flows: nothing overflows before.
 const FULL: f64 = 0.62;
 /// A table this empty for a while is moved to a smaller one: at most 300 bytes a flow.
@@ -354,7 +356,8 @@ impl Tables {
         let wanted = (expected / NEW_FILL).max(if burst { slots * BURST } else { 0.0 }) as u64;
         // The last step is not worth two.
         let last = grow && wanted > self.max_slots - self.max_slots / 4;
-        Some(if last { self.max_slots } else { wanted.clamp(least, self.max_slots) })
+        let most = self.max_slots.min(self.slots() * STEP);
+        Some(if last { most } else { wanted.clamp(least, most) })
     }
 
     /// Adds what moved slots of the previous table counted to their new places; returns how many slots have to

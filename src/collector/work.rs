@@ -30,7 +30,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// ... and later if they came this lately.
 const LATE: Duration = Duration::from_millis(500);
 /// Events read, looked at and told in one run.
-const RUN: usize = 64;
+const RUN: usize = 16;
 /// Runs after which the table's size is looked at even while more events wait.
 const RUNS: usize = 64;
 /// Slots looked at before events have their turn again.
@@ -418,6 +418,10 @@ impl Work {
         for slot in std::mem::take(&mut self.postponed) {
             self.bury(slot);
         }
+        if self.sweep_left > 0 && !handed.moved.is_empty() {
+            // Some have moved to where the sweep has been.
+            self.sweep_left = self.slots();
+        }
         for slot in handed.moved {
             let snapshot = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot()));
             if let Some(snapshot) = snapshot {
@@ -438,12 +442,12 @@ impl Work {
     /// cache line a flow; and at once, looking at each, when events were lost.
     fn sweep(&mut self, now_ns: u64) {
         let lost = self.object.kind(nm_kind::NM_KIND_EVENT_LOST) + self.lost.invalid + self.lost.buffer_full;
-        let slots: u64 = self.tables.each().map(|(_, table)| u64::from(table.slots())).sum();
+        let slots = self.slots();
         if lost > self.lost_seen {
             self.lost_seen = lost;
             self.sweep_left = slots;
         }
-        let budget = if self.sweep_left > 0 {
+        let mut budget = if self.sweep_left > 0 {
             self.sweep_left.min(SWEEP)
         } else {
             let period =
@@ -453,15 +457,15 @@ impl Work {
         };
         let thorough = self.sweep_left > 0;
         self.sweep_left -= budget.min(self.sweep_left);
-        for _ in 0..budget {
-            let Some(table) = self.tables.get(self.sweep_entry) else {
-                self.next_entry();
+        while budget > 0 {
+            let Some(table) = self.tables.get(self.sweep_entry).filter(|table| self.sweep_at < table.slots())
+            else {
+                // The current table has slots, so this ends.
+                self.sweep_entry = (self.sweep_entry + 1) % crate::kernel::object::TABLE_ENTRIES;
+                self.sweep_at = 0;
                 continue;
             };
-            if self.sweep_at >= table.slots() {
-                self.next_entry();
-                continue;
-            }
+            budget -= 1;
             let slot = SlotRef::new(self.sweep_entry, self.sweep_at);
             self.sweep_at += 1;
             let tag = table.tag(slot.slot());
@@ -471,15 +475,15 @@ impl Work {
         }
     }
 
+    /// Slots of all tables.
+    fn slots(&self) -> u64 {
+        self.tables.each().map(|(_, table)| u64::from(table.slots())).sum()
+    }
+
     fn idle(&self, last_tick: u32, now_ns: u64) -> bool {
         let idle = clock::tick_of(now_ns).wrapping_sub(last_tick);
         // A packet may have come just now.
         idle < u32::MAX / 2 && idle > clock::ticks(self.settings.flow_timeout)
-    }
-
-    fn next_entry(&mut self) {
-        self.sweep_entry = (self.sweep_entry + 1) % crate::kernel::object::TABLE_ENTRIES;
-        self.sweep_at = 0;
     }
 
     fn sweep_slot(&mut self, slot: SlotRef, now_ns: u64) {
@@ -569,7 +573,7 @@ impl Work {
             }
             std::thread::sleep(self.tables.pause(Duration::from_millis(16)));
         }
-        self.sweep_left = self.tables.each().map(|(_, table)| u64::from(table.slots())).sum();
+        self.sweep_left = self.slots();
         while self.sweep_left > 0 {
             self.tend();
         }

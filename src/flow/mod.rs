@@ -2,9 +2,10 @@
 //!
 //! Owns the types that every other room speaks: [`key`] (who), [`update`] (what the collector reports),
 //! [`record`] (what users read), and the rules that lead from one to the next: [`verdict`], [`direction`],
-//! [`present`]. Pure: nothing here touches the kernel, the network or a clock.
+//! [`present`], [`fold`]. Pure: nothing here touches the kernel, the network or a clock.
 
 pub mod direction;
+pub mod fold;
 pub mod key;
 pub mod present;
 pub mod record;

@@ -25,8 +25,9 @@ impl Presenter {
     pub fn record(&self, flow: &Flow) -> FlowRecord {
         let protocol = flow.key.protocol;
         let has_ports = matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
-        let end =
-            |address: std::net::SocketAddr| Endpoint::bare(address.ip(), has_ports.then_some(address.port()));
+        let end = |address: std::net::SocketAddr, has_port: bool| {
+            Endpoint::bare(address.ip(), has_port.then_some(address.port()))
+        };
         FlowRecord {
             flow_id: format!("{:016x}", flow.id),
             protocol,
@@ -35,8 +36,8 @@ impl Presenter {
             start_time: self.clock.utc(flow.start_ns),
             end_time: self.clock.utc(flow.end_ns),
             duration_us: flow.end_ns.saturating_sub(flow.start_ns) / 1000,
-            src: end(flow.key.src),
-            dst: end(flow.key.dst),
+            src: end(flow.key.src, has_ports && flow.folded.is_none()),
+            dst: end(flow.key.dst, has_ports),
             bytes_sent: flow.total.bytes_sent,
             bytes_received: flow.total.bytes_received,
             packets_sent: flow.total.packets_sent,
@@ -66,6 +67,7 @@ impl Presenter {
                 .map(|index| self.interfaces.get(index).cloned().unwrap_or_else(|| format!("if{index}")))
                 .collect(),
             sampling_rate: self.sampling_rate,
+            folded: flow.folded,
         }
     }
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::key::Protocol;
+use super::update::Folded;
 
 /// Where a conversation runs, seen from this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -216,6 +217,9 @@ pub struct FlowRecord {
     pub app_protocol: Option<String>,
     /// Interfaces that saw it, the one that counts it first.
     pub interfaces: Vec<String>,
-    /// Share of flows kept when it was seen.
+    /// Share of flows kept when it was seen: stands for `1 / sampling_rate` flows.
     pub sampling_rate: f64,
+    /// With `flow.aggregation`: how many flows this record folds. Its packets and bytes are then those from
+    /// `start_time` to `end_time`, and `src.port` is `null`.
+    pub folded: Option<Folded>,
 }

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use super::key::FlowKey;
 use super::record::{Direction, Reason, State, Status};
 
@@ -71,6 +73,19 @@ pub struct Flow {
     pub opener_seen: bool,
     /// Interface indices, 0 = none.
     pub seen_on: SeenOn,
+    /// Of a record that folds several flows: how many. Its totals are those of an interval.
+    pub folded: Option<Folded>,
+}
+
+/// How many flows a folded record stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Folded {
+    /// Opened in the record's time.
+    pub opened: u64,
+    /// Ended in it.
+    pub ended: u64,
+    /// Of those, failed.
+    pub failed: u64,
 }
 
 /// Why the collector speaks of a flow.

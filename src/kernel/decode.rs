@@ -139,19 +139,15 @@ impl Places {
 pub fn interface_sum(per_cpu: &[Vec<u8>]) -> Option<nm_interface> {
     let mut sum = nm_interface::default();
     for cpu in per_cpu {
-        let word = |index: usize| Some(u64::from_ne_bytes(bytes(cpu, index * 8)?));
-        for hook in 0..2 {
-            sum.seen[hook] = sum.seen[hook].wrapping_add(word(hook)?);
-            for outcome in 0..6 {
-                let value = word(2 + hook * 6 + outcome)?;
-                sum.outcomes[hook][outcome] = sum.outcomes[hook][outcome].wrapping_add(value);
+        sum.link_bytes = u32::from_ne_bytes(bytes(cpu, 0)?);
+        sum.ifindex = u32::from_ne_bytes(bytes(cpu, 4)?);
+        let mut words = (1..).map(|index| Some(u64::from_ne_bytes(bytes(cpu, index * 8)?)));
+        for counts in &mut sum.hooks {
+            let fields = [&mut counts.seen, &mut counts.counted_bytes];
+            for field in fields.into_iter().chain(&mut counts.outcomes) {
+                *field = field.wrapping_add(words.next()??);
             }
         }
-        for hook in 0..2 {
-            sum.counted_bytes[hook] = sum.counted_bytes[hook].wrapping_add(word(14 + hook)?);
-        }
-        sum.link_bytes = u32::from_ne_bytes(bytes(cpu, 16 * 8)?);
-        sum.ifindex = u32::from_ne_bytes(bytes(cpu, 16 * 8 + 4)?);
     }
     Some(sum)
 }

@@ -111,16 +111,17 @@ impl Object {
             Table::create(1).map_err(|source| LoadError::Step { what: "create a flow table", source })?;
         open.maps.nm_tables.set_inner_map_fd(inner.fd()).map_err(step("set the inner map"))?;
 
-        let mut key = [0u8; 16];
+        let mut keys = [0u8; size_of::<[u64; 22]>()];
         std::io::Read::read_exact(
             &mut std::fs::File::open("/dev/urandom")
                 .map_err(|source| LoadError::Step { what: "open /dev/urandom", source })?,
-            &mut key,
+            &mut keys,
         )
         .map_err(|source| LoadError::Step { what: "read /dev/urandom", source })?;
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
-            let (low, high) = key.split_at(8);
-            rodata.nm_hash_key = [low, high].map(|half| half.iter().fold(0, |n, b| n << 8 | u64::from(*b)));
+            for (key, bytes) in rodata.nm_hash_keys.iter_mut().zip(keys.as_chunks().0) {
+                *key = u64::from_ne_bytes(*bytes);
+            }
             rodata.nm_transport = match transport {
                 Transport::Ringbuf => nm_transport::NM_RINGBUF.0,
                 Transport::Perf => nm_transport::NM_PERF.0,

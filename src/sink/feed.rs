@@ -5,14 +5,17 @@
 //! channel; one that is too slow loses batches and is told how many.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
 
 use super::history::History;
 use super::prometheus::FlowMetrics;
+use crate::flow::fold::Fold;
 use crate::flow::update::{Batch, FlowUpdate, Sink};
 
+/// Folded conversations that may wait for the end of their interval; beyond, they are told early.
+const FOLDED: usize = 65_536;
 /// Batches that may wait at least, however small `performance.buffer_size` is.
 const LEAST_BATCHES: usize = 16;
 
@@ -24,6 +27,14 @@ pub struct Feed {
     followers: broadcast::Sender<Batch>,
     pending: Vec<FlowUpdate>,
     batch_size: usize,
+    folding: Option<Folding>,
+}
+
+#[derive(Debug)]
+struct Folding {
+    fold: Fold,
+    interval: Duration,
+    due: Instant,
 }
 
 /// The channel to followers: `buffer_size` updates in batches of `batch_size`.
@@ -32,14 +43,46 @@ pub fn channel(buffer_size: usize, batch_size: usize) -> broadcast::Sender<Batch
 }
 
 impl Feed {
-    /// Feeds these; followers get at most `batch_size` updates at once.
+    /// Feeds these; followers get at most `batch_size` updates at once, and client ports folded together when told how
+    /// often.
     pub fn new(
         metrics: Arc<Mutex<FlowMetrics>>,
         history: Arc<Mutex<History>>,
         followers: broadcast::Sender<Batch>,
         batch_size: usize,
+        fold_every: Option<Duration>,
     ) -> Self {
-        Self { metrics, history, followers, pending: Vec::new(), batch_size: batch_size.max(1) }
+        let folding = fold_every.map(|interval| Folding {
+            fold: Fold::default(),
+            interval,
+            due: Instant::now() + interval,
+        });
+        Self { metrics, history, followers, pending: Vec::new(), batch_size: batch_size.max(1), folding }
+    }
+
+    fn follow(&mut self, updates: &[FlowUpdate]) {
+        match &mut self.folding {
+            Some(folding) => {
+                for update in updates {
+                    folding.fold.add(update);
+                    if folding.fold.len() >= FOLDED {
+                        self.pending.extend(folding.fold.take());
+                    }
+                }
+            }
+            None => self.pending.extend_from_slice(updates),
+        }
+        if self.pending.len() >= self.batch_size {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        for batch in self.pending.chunks(self.batch_size) {
+            // The last follower may have gone.
+            let _ = self.followers.send(batch.into());
+        }
+        self.pending = Vec::new();
     }
 }
 
@@ -48,18 +91,25 @@ impl Sink for Feed {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner).apply(updates, read_at);
         self.history.lock().unwrap_or_else(PoisonError::into_inner).apply(updates);
         if self.followers.receiver_count() > 0 {
-            self.pending.extend_from_slice(updates);
-            if self.pending.len() >= self.batch_size {
-                self.flush();
-            }
+            self.follow(updates);
         }
     }
 
     fn flush(&mut self) {
-        for batch in self.pending.chunks(self.batch_size) {
-            // The last follower may have gone.
-            let _ = self.followers.send(batch.into());
+        if let Some(folding) = self.folding.as_mut().filter(|folding| folding.due <= Instant::now()) {
+            folding.due += folding.interval;
+            self.pending.extend(folding.fold.take());
         }
-        self.pending = Vec::new();
+        self.send();
+    }
+}
+
+impl Drop for Feed {
+    /// What is folded is told before the end.
+    fn drop(&mut self) {
+        if let Some(folding) = &mut self.folding {
+            self.pending.extend(folding.fold.take());
+        }
+        self.send();
     }
 }

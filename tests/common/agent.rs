@@ -144,9 +144,11 @@ impl<'a> Agent<'a> {
             let flows_hold = books["outcomes"]["counted"] == books["flow_packets"]
                 && books["counted_bytes"] == books["flow_bytes"];
             let metrics = self.metrics();
-            let told = metrics.sum("netmon_packets_total", &[]) as u64
-                == books["flow_packets"].as_u64().unwrap()
-                && metrics.sum("netmon_bytes_total", &[]) as u64 == books["flow_bytes"].as_u64().unwrap();
+            // Scaled when flows are sampled.
+            let rate = metrics.sum("netmon_sampling_rate", &[]);
+            let kept = |name: &str| (metrics.sum(name, &[]) * rate).round() as u64;
+            let told = books["flow_packets"] == kept("netmon_packets_total")
+                && books["flow_bytes"] == kept("netmon_bytes_total");
             // Packets may be on their way for a moment, and the last of a flow is told an interval later.
             if flows_hold && told {
                 return;

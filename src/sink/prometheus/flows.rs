@@ -12,15 +12,15 @@ use crate::flow::update::{Change, FlowUpdate};
 /// Protocol label and direction.
 pub type Class = (&'static str, Direction);
 
-/// Totals of one class.
+/// Totals of one class, for all flows: those kept by sampling, scaled.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
     /// Flows opened.
-    pub opened: u64,
+    pub opened: f64,
     /// Flows opened and not ended.
-    pub active: u64,
+    pub active: f64,
     /// Packets.
-    pub packets: u64,
+    pub packets: f64,
 }
 
 /// All that is counted from updates.
@@ -29,13 +29,15 @@ pub struct FlowMetrics {
     /// By protocol and direction.
     pub classes: HashMap<Class, Totals>,
     /// Flows that ended, by class and outcome.
-    pub ended: HashMap<(Class, Option<Reason>), u64>,
+    pub ended: HashMap<(Class, Option<Reason>), f64>,
     /// Bytes by address pair.
     pub pairs: TopPairs,
     /// Upper bounds of the latency buckets, seconds.
     pub latency_buckets: Vec<f64>,
     /// Handshakes: observations by bucket, the last one beyond all bounds; and their sum in seconds.
     pub handshakes: (Vec<u64>, f64),
+    /// Flows that one kept flow stands for.
+    pub weight: f64,
     /// From reading an event to its being visible here.
     pub processing: Summary,
     /// From the kernel's stamp on an event to its being visible here.
@@ -43,17 +45,22 @@ pub struct FlowMetrics {
 }
 
 impl FlowMetrics {
-    /// With so many address pairs, and latency buckets up to these bounds in milliseconds.
-    pub fn new(top_pairs: usize, buckets_ms: &[f64]) -> Self {
+    /// With so many address pairs, latency buckets up to these bounds in milliseconds, and this share of flows kept.
+    pub fn new(top_pairs: usize, buckets_ms: &[f64], sampling_rate: f64) -> Self {
         Self {
             classes: HashMap::new(),
             ended: HashMap::new(),
             pairs: TopPairs::new(top_pairs),
             latency_buckets: buckets_ms.iter().map(|ms| ms / 1e3).collect(),
             handshakes: (vec![0; buckets_ms.len() + 1], 0.0),
+            weight: 1.0 / sampling_rate,
             processing: Summary::default(),
             delay: Summary::default(),
         }
+    }
+
+    fn scaled(&self, bytes: u64) -> u64 {
+        if self.weight == 1.0 { bytes } else { (bytes as f64 * self.weight).round() as u64 }
     }
 
     /// Counts updates whose events were read at `read_at`.
@@ -62,17 +69,17 @@ impl FlowMetrics {
             let (flow, delta) = (&update.flow, &update.delta);
             let class = (flow.key.protocol.label(), flow.direction);
             let totals = self.classes.entry(class).or_default();
-            totals.packets += delta.packets();
+            totals.packets += delta.packets() as f64 * self.weight;
             match update.change {
                 Change::Opened => {
-                    totals.opened += 1;
-                    totals.active += 1;
+                    totals.opened += self.weight;
+                    totals.active += self.weight;
                 }
                 Change::Active => {}
                 Change::Ended => {
-                    totals.active = totals.active.saturating_sub(1);
+                    totals.active = (totals.active - self.weight).max(0.0);
                     let reason = flow.reason.filter(|_| flow.status == Status::Failed);
-                    *self.ended.entry((class, reason)).or_default() += 1;
+                    *self.ended.entry((class, reason)).or_default() += self.weight;
                 }
             }
             if let Some(us) = update.handshake_us {
@@ -84,8 +91,8 @@ impl FlowMetrics {
                 self.handshakes.1 += seconds;
             }
             let (src, dst) = (flow.key.src.ip(), flow.key.dst.ip());
-            self.pairs.add((src, dst), delta.bytes_sent);
-            self.pairs.add((dst, src), delta.bytes_received);
+            self.pairs.add((src, dst), self.scaled(delta.bytes_sent));
+            self.pairs.add((dst, src), self.scaled(delta.bytes_received));
         }
         let (taken, now_ns) = (read_at.elapsed(), clock::monotonic_ns());
         let mut events = 0;

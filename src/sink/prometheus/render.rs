@@ -68,7 +68,7 @@ impl Page {
             quantile.set_value(summary.quantile(share));
             quantile
         };
-        proto.set_quantile([0.5, 0.9, 0.99].map(quantile).to_vec());
+        proto.set_quantile([0.5, 0.9, 0.99, 0.999].map(quantile).to_vec());
         let mut metric = Metric::default();
         metric.set_summary(proto);
         self.family(name, help, MetricType::SUMMARY, vec![metric]);
@@ -76,8 +76,12 @@ impl Page {
 }
 
 fn count(pairs: &[(&str, &str)], value: u64) -> Metric {
+    sum(pairs, value as f64)
+}
+
+fn sum(pairs: &[(&str, &str)], value: f64) -> Metric {
     let mut counter = Counter::default();
-    counter.set_value(value as f64);
+    counter.set_value(value);
     let mut metric = Metric::default();
     metric.set_label(labels(pairs));
     metric.set_counter(counter);
@@ -150,9 +154,9 @@ impl Exporter {
         let mut packets = Vec::new();
         for ((protocol, direction), totals) in &flows.classes {
             let pairs = [("protocol", *protocol), ("direction", direction.name())];
-            opened.push(count(&pairs, totals.opened));
-            active.push(level(&pairs, totals.active as f64));
-            packets.push(count(&pairs, totals.packets));
+            opened.push(sum(&pairs, totals.opened));
+            active.push(level(&pairs, totals.active));
+            packets.push(sum(&pairs, totals.packets));
         }
         let mut ended = Vec::new();
         let mut resets = Vec::new();
@@ -164,9 +168,9 @@ impl Exporter {
                 ("status", status),
                 ("reason", name),
             ];
-            ended.push(count(&pairs, *total));
+            ended.push(sum(&pairs, *total));
             if *reason == Some(crate::flow::record::Reason::Reset) {
-                resets.push(count(&[("direction", direction.name()), ("dst_service", "")], *total));
+                resets.push(sum(&[("direction", direction.name()), ("dst_service", "")], *total));
             }
         }
         let mut bytes: Vec<Metric> = flows
@@ -178,6 +182,11 @@ impl Exporter {
             .collect();
         bytes.push(count(&[("src_ip", "other"), ("dst_ip", "other")], flows.pairs.other()));
 
+        page.gauge(
+            "netmon_sampling_rate",
+            "Share of flows kept; below 1 the counts of flows, their packets and bytes are scaled estimates.",
+            vec![level(&[], 1.0 / flows.weight)],
+        );
         page.gauge("netmon_flows_active", "Flows in the table.", active);
         page.counter("netmon_flows_opened_total", "Flows opened.", opened);
         page.counter("netmon_flows_total", "Flows ended, by status and reason of failure.", ended);

@@ -3,7 +3,8 @@
 //! Space-saving (Metwally, Agrawal, El Abbadi 2005): a newcomer takes the place of the lightest and inherits its
 //! rank. What is shown is only what was counted while a pair had a place; when it loses it, that goes to `other`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::net::IpAddr;
 
 /// Sender and receiver.
@@ -22,14 +23,16 @@ struct Place {
 pub struct TopPairs {
     cap: usize,
     places: HashMap<Pair, Place>,
-    by_rank: BTreeSet<(u64, Pair)>,
+    /// Each pair once, with a rank that it had some time ago: ranks only grow, so whoever is on top and has its rank
+    /// still is the lightest.
+    lightest: BinaryHeap<Reverse<(u64, Pair)>>,
     other: u64,
 }
 
 impl TopPairs {
     /// With so many places.
     pub fn new(cap: usize) -> Self {
-        Self { cap: cap.max(1), places: HashMap::new(), by_rank: BTreeSet::new(), other: 0 }
+        Self { cap: cap.max(1), places: HashMap::new(), lightest: BinaryHeap::new(), other: 0 }
     }
 
     /// Counts bytes of a pair.
@@ -38,22 +41,30 @@ impl TopPairs {
             return;
         }
         if let Some(place) = self.places.get_mut(&pair) {
-            self.by_rank.remove(&(place.rank, pair));
             place.rank += bytes;
             place.counted += bytes;
-            self.by_rank.insert((place.rank, pair));
             return;
         }
-        let mut inherited = 0;
-        if self.places.len() >= self.cap
-            && let Some((rank, lightest)) = self.by_rank.pop_first()
-        {
-            inherited = rank;
-            self.other += self.places.remove(&lightest).map_or(0, |place| place.counted);
-        }
+        let inherited = if self.places.len() < self.cap { 0 } else { self.give_up_lightest() };
         let place = Place { rank: inherited + bytes, counted: bytes };
-        self.by_rank.insert((place.rank, pair));
+        self.lightest.push(Reverse((place.rank, pair)));
         self.places.insert(pair, place);
+    }
+
+    /// Takes the lightest pair's place away; its rank.
+    fn give_up_lightest(&mut self) -> u64 {
+        while let Some(mut top) = self.lightest.peek_mut() {
+            let Reverse((rank, pair)) = *top;
+            let now = self.places.get(&pair).map_or(rank, |place| place.rank);
+            if now > rank {
+                *top = Reverse((now, pair));
+                continue;
+            }
+            std::collections::binary_heap::PeekMut::pop(top);
+            self.other += self.places.remove(&pair).map_or(0, |place| place.counted);
+            return rank;
+        }
+        0
     }
 
     /// Pairs and their bytes.
@@ -78,6 +89,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_lightest_gives_way(adds in proptest::collection::vec((0u8..30, 1u64..1000), 0..500)) {
+            let mut top = TopPairs::new(8);
+            for (n, bytes) in adds {
+                let ranks: HashMap<Pair, u64> = top.places.iter().map(|(pair, place)| (*pair, place.rank)).collect();
+                top.add(pair(n), bytes);
+                if let Some((_, lost)) = ranks.iter().find(|(pair, _)| !top.places.contains_key(pair)) {
+                    prop_assert_eq!(Some(lost), ranks.values().min());
+                }
+            }
+        }
+
         #[test]
         fn the_sum_is_exact_and_the_cap_holds(adds in proptest::collection::vec((any::<u8>(), 0u64..1_000_000), 0..500), cap in 1usize..20) {
             let mut top = TopPairs::new(cap);

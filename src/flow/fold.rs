@@ -1,0 +1,183 @@
+//! `flow.aggregation`: conversations that differ only in the client's port are told as one, once an interval. Sums of
+//! packets and bytes over folded records are those of the flows: nothing is told twice and nothing left out.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+
+use super::key::{FlowKey, Protocol};
+use super::record::{Direction, Status};
+use super::update::{Change, Counters, Flow, FlowUpdate, Folded};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    protocol: Protocol,
+    src: IpAddr,
+    dst: std::net::SocketAddr,
+    direction: Direction,
+}
+
+/// Folds updates until they are taken.
+#[derive(Debug, Default)]
+pub struct Fold {
+    told: HashMap<Key, FlowUpdate>,
+}
+
+impl Fold {
+    /// Takes one in.
+    pub fn add(&mut self, update: &FlowUpdate) {
+        let flow = &update.flow;
+        // The echo identifier stands in both ports.
+        let is_icmp = matches!(flow.key.protocol, Protocol::ICMP | Protocol::ICMPV6);
+        let mut dst = flow.key.dst;
+        dst.set_port(if is_icmp { 0 } else { dst.port() });
+        let key = Key { protocol: flow.key.protocol, src: flow.key.src.ip(), dst, direction: flow.direction };
+        let entry = self.told.entry(key).or_insert_with(|| fresh(&key, update));
+        let whole = &mut entry.flow;
+        let mut folded = whole.folded.unwrap_or_default();
+        match update.change {
+            Change::Opened => folded.opened += 1,
+            Change::Active => {}
+            Change::Ended => folded.ended += 1,
+        }
+        if flow.status == Status::Failed && update.change == Change::Ended {
+            folded.failed += 1;
+            whole.reason = flow.reason;
+        }
+        whole.status = match folded {
+            Folded { ended: 0, .. } => Status::Active,
+            Folded { ended, failed, .. } if ended == failed => Status::Failed,
+            _ => Status::Ok,
+        };
+        if whole.status != Status::Failed {
+            whole.reason = None;
+        }
+        whole.folded = Some(folded);
+        whole.total.packets_sent += update.delta.packets_sent;
+        whole.total.packets_received += update.delta.packets_received;
+        whole.total.bytes_sent += update.delta.bytes_sent;
+        whole.total.bytes_received += update.delta.bytes_received;
+        whole.end_ns = whole.end_ns.max(flow.end_ns);
+        whole.state = flow.state;
+        whole.opener_seen &= flow.opener_seen;
+        whole.handshake_us = whole.handshake_us.into_iter().chain(update.handshake_us).min();
+        for (all, flags) in whole.tcp_flags.iter_mut().zip(flow.tcp_flags) {
+            *all |= flags;
+        }
+        entry.delta = whole.total;
+    }
+
+    /// Folded conversations that have something new.
+    pub fn len(&self) -> usize {
+        self.told.len()
+    }
+
+    /// Nothing is new.
+    pub fn is_empty(&self) -> bool {
+        self.told.is_empty()
+    }
+
+    /// All that was added since the last time.
+    pub fn take(&mut self) -> impl Iterator<Item = FlowUpdate> {
+        self.told.drain().map(|(_, update)| update)
+    }
+}
+
+fn fresh(key: &Key, update: &FlowUpdate) -> FlowUpdate {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    let flow = Flow {
+        id: hasher.finish(),
+        key: FlowKey { protocol: key.protocol, src: (key.src, 0).into(), dst: key.dst },
+        total: Counters::default(),
+        // What was told before is not in this record.
+        start_ns: if update.change == Change::Opened { update.flow.start_ns } else { update.flow.end_ns },
+        handshake_us: None,
+        folded: Some(Folded::default()),
+        ..update.flow
+    };
+    FlowUpdate { flow, change: Change::Active, event_ns: 0, handshake_us: None, delta: Counters::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::record::{Reason, State};
+
+    fn update(port: u16, change: Change, reason: Option<Reason>) -> FlowUpdate {
+        let delta = Counters { packets_sent: 2, packets_received: 1, bytes_sent: 200, bytes_received: 70 };
+        let status = match (change, reason) {
+            (Change::Ended, Some(_)) => Status::Failed,
+            (Change::Ended, None) => Status::Ok,
+            _ => Status::Active,
+        };
+        let flow = Flow {
+            id: u64::from(port),
+            key: FlowKey {
+                protocol: Protocol::TCP,
+                src: ([10, 0, 0, 1], port).into(),
+                dst: ([10, 0, 0, 2], 443).into(),
+            },
+            direction: Direction::Egress,
+            total: Counters { packets_sent: 1000, ..delta },
+            start_ns: 1000 + u64::from(port),
+            end_ns: 2000 + u64::from(port),
+            state: State::Established,
+            status,
+            reason,
+            tcp_flags: [0x12, 0x10],
+            handshake_us: Some(500),
+            icmp: None,
+            opener_seen: true,
+            seen_on: [1, 0, 0, 0],
+            folded: None,
+        };
+        FlowUpdate { flow, delta, handshake_us: Some(u32::from(port)), change, event_ns: 1 }
+    }
+
+    #[test]
+    fn client_ports_are_folded_and_sums_are_exact() {
+        let mut fold = Fold::default();
+        for port in 1..=10 {
+            fold.add(&update(port, Change::Opened, None));
+            fold.add(&update(port, Change::Ended, None));
+        }
+        let told: Vec<FlowUpdate> = fold.take().collect();
+        assert_eq!(told.len(), 1);
+        let one = &told[0];
+        assert_eq!(one.flow.folded, Some(Folded { opened: 10, ended: 10, failed: 0 }));
+        assert_eq!((one.flow.total.packets(), one.flow.total.bytes()), (60, 5400));
+        assert_eq!((one.flow.key.src.port(), one.flow.key.dst.port()), (0, 443));
+        assert_eq!((one.flow.status, one.flow.handshake_us), (Status::Ok, Some(1)));
+        assert!(fold.is_empty());
+    }
+
+    #[test]
+    fn a_record_has_failed_when_all_that_ended_in_it_failed() {
+        let mut fold = Fold::default();
+        fold.add(&update(1, Change::Ended, Some(Reason::Refused)));
+        fold.add(&update(2, Change::Active, None));
+        let first: Vec<FlowUpdate> = fold.take().collect();
+        assert_eq!((first[0].flow.status, first[0].flow.reason), (Status::Failed, Some(Reason::Refused)));
+        fold.add(&update(3, Change::Ended, Some(Reason::Refused)));
+        fold.add(&update(4, Change::Ended, None));
+        let second: Vec<FlowUpdate> = fold.take().collect();
+        assert_eq!((second[0].flow.status, second[0].flow.reason), (Status::Ok, None));
+        assert_eq!(second[0].flow.folded, Some(Folded { opened: 0, ended: 2, failed: 1 }));
+        assert_eq!(first[0].flow.id, second[0].flow.id, "the same conversation keeps its id");
+    }
+
+    #[test]
+    fn servers_protocols_and_directions_stay_apart() {
+        let mut fold = Fold::default();
+        fold.add(&update(1, Change::Opened, None));
+        let mut other = update(1, Change::Opened, None);
+        other.flow.key.dst.set_port(80);
+        fold.add(&other);
+        other.flow.key.protocol = Protocol::UDP;
+        fold.add(&other);
+        other.flow.direction = Direction::Ingress;
+        fold.add(&other);
+        assert_eq!(fold.len(), 4);
+    }
+}
