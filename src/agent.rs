@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::api::status::{Accounting, InterfaceStatus, Status};
 use crate::api::{self, Source, Which};
 use crate::clock::WallClock;
-use crate::collector::{Collector, Handle, Settings};
+use crate::collector::{Collector, Handle, Part, Settings};
 use crate::config::cli::Mode;
 use crate::config::{Attach, Config, Switch, TransportChoice};
 use crate::flow::present::Presenter;
@@ -30,6 +30,8 @@ use crate::sink::prometheus::{Exporter, FlowMetrics, Readiness, http};
 
 /// Time that shutting down may take.
 const SHUTDOWN: Duration = Duration::from_secs(10);
+/// Beyond that, what an interface may take to be detached.
+const DETACH: Duration = Duration::from_millis(50);
 /// Interface events that may wait.
 const INTERFACE_EVENTS: usize = 1024;
 
@@ -150,6 +152,8 @@ pub async fn run(
     tracing::info!("stopping");
     crate::service::stopping();
     following.abort();
+    let interfaces = u32::try_from(state.collector.interface_names().len()).unwrap_or(u32::MAX);
+    let deadline = SHUTDOWN + DETACH.saturating_mul(interfaces);
     // The collector tells the last of every flow; then the servers may go.
     let stopping = async {
         let stopped = tokio::task::spawn_blocking(move || collector.stop()).await;
@@ -160,7 +164,7 @@ pub async fn run(
         }
         stopped
     };
-    match tokio::time::timeout(SHUTDOWN, stopping).await {
+    match tokio::time::timeout(deadline, stopping).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::error!(%error, "a part did not end as it should"),
         Err(_) => tracing::warn!("some clients did not let go in time"),
@@ -202,8 +206,7 @@ fn follow_interfaces(config: &Config, collector: &Handle, readiness: &Readiness)
                 Event::Appeared(interface) | Event::Changed(interface) => handle.attach(interface),
                 Event::Gone { index, .. } => handle.detach(index),
                 Event::Addresses(addresses) => handle.set_addresses(addresses),
-                // Answered after all that was asked before.
-                Event::Synced => drop(handle.stats()),
+                Event::Synced => handle.settled(),
             });
             if done.await.is_ok() && synced {
                 attached.release();
@@ -290,14 +293,15 @@ impl Source for State {
         }
     }
 
-    fn visit(&self, which: Which, visit: &mut dyn FnMut(&Flow) -> ControlFlow<()>) {
+    fn visit(&self, which: Which, part: Part, visit: &mut dyn FnMut(&Flow) -> ControlFlow<()>) {
         let mut over = false;
-        self.collector.view().visit(&mut |flow| {
+        self.collector.view().visit(part, &mut |flow| {
             let flow = visit(flow);
             over = flow.is_break();
             flow
         });
-        if which == Which::All && !over {
+        // Few, next to the table: they go with its first part.
+        if which == Which::All && part.number == 0 && !over {
             // Copied, so that sinks don't wait for a slow reader.
             let ended: Vec<Flow> =
                 self.history.lock().unwrap_or_else(PoisonError::into_inner).newest_first().copied().collect();

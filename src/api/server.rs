@@ -21,12 +21,15 @@ use warp::hyper::body::Bytes;
 use super::filter::Filter;
 use super::source::{Source, Which};
 use super::status::FlowTally;
+use crate::collector::Part;
 use crate::flow::update::Flow;
 
 /// Chunks of a dump that may wait for a slow client.
 const CHUNKS: usize = 16;
 /// Bytes of a chunk, about.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// Threads that make the lines of one dump, at most.
+const PRINTERS: u32 = 4;
 /// Dumps at once; more are turned away.
 const DUMPS: usize = 16;
 /// Flows that a sorted dump keeps at most.
@@ -138,7 +141,7 @@ pub async fn serve<S: Source>(
     let stats = warp::path!("v1" / "stats" / "flows").and(given.clone()).then(|source: Arc<S>| async move {
         let tally = tokio::task::spawn_blocking(move || {
             let mut tally = FlowTally::default();
-            source.visit(Which::Live, &mut |flow| {
+            source.visit(Which::Live, Part::WHOLE, &mut |flow| {
                 tally.add(flow);
                 ControlFlow::Continue(())
             });
@@ -250,14 +253,20 @@ async fn dump<S: Source>(
 ) {
     let Request { filter, which, .. } = request;
     let filter = Arc::new(filter);
-    let lines = Lines { chunks: chunks.clone(), text: Vec::new(), left: filter.limit.unwrap_or(usize::MAX) };
-    let printed = if updates.is_some() && source.folds() {
-        Some(lines.left)
-    } else {
+    let limit = filter.limit.unwrap_or(usize::MAX);
+    // Lines are made on all CPUs, unless they have to be counted or sorted.
+    let of = if filter.limit.is_some() || filter.sort.is_some() { 1 } else { cpus() };
+    let printing = (0..if updates.is_some() && source.folds() { 0 } else { of }).map(|number| {
+        let lines = Lines { chunks: chunks.clone(), text: Vec::new(), left: limit };
         let (source, filter) = (Arc::clone(&source), Arc::clone(&filter));
-        tokio::task::spawn_blocking(move || print_all(&*source, &filter, which, lines)).await.ok().flatten()
-    };
-    let (Some(mut updates), Some(mut left)) = (updates, printed) else { return };
+        tokio::task::spawn_blocking(move || print_part(&*source, &filter, which, Part { number, of }, lines))
+    });
+    let mut left = limit;
+    for printed in printing.collect::<Vec<_>>() {
+        let Ok(Some(after)) = printed.await else { return };
+        left = after;
+    }
+    let Some(mut updates) = updates else { return };
     loop {
         let batch = tokio::select! {
             batch = updates.recv() => batch,
@@ -290,14 +299,25 @@ async fn dump<S: Source>(
     }
 }
 
+fn cpus() -> u32 {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(cpus).unwrap_or(1).min(PRINTERS)
+}
+
 /// Prints what is there; returns how many more may be printed, `None` when the client is gone.
-fn print_all<S: Source>(source: &S, filter: &Filter, which: Which, mut lines: Lines) -> Option<usize> {
+fn print_part<S: Source>(
+    source: &S,
+    filter: &Filter,
+    which: Which,
+    part: Part,
+    mut lines: Lines,
+) -> Option<usize> {
     let presenter = source.presenter();
     let mut gone = ControlFlow::Continue(());
     if filter.sort.is_some() {
         let keep = lines.left.min(SORTED);
         let mut heap = BinaryHeap::new();
-        source.visit(which, &mut |flow| {
+        source.visit(which, part, &mut |flow| {
             if filter.may_match(flow) && filter.matches(&presenter.record(flow)) {
                 heap.push(Ranked(filter.rank(flow), *flow));
                 if heap.len() > keep {
@@ -313,7 +333,7 @@ fn print_all<S: Source>(source: &S, filter: &Filter, which: Which, mut lines: Li
             }
         }
     } else {
-        source.visit(which, &mut |flow| {
+        source.visit(which, part, &mut |flow| {
             if filter.may_match(flow) {
                 let record = presenter.record(flow);
                 if filter.matches(&record) {

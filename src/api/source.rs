@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use tokio::sync::broadcast;
 
 use super::status::Status;
+use crate::collector::Part;
 use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
 
@@ -21,8 +22,8 @@ pub enum Which {
 pub trait Source: Send + Sync + 'static {
     /// The agent's state. Blocking.
     fn status(&self) -> Status;
-    /// Calls `visit` for each flow. Blocking.
-    fn visit(&self, which: Which, visit: &mut dyn FnMut(&Flow) -> ControlFlow<()>);
+    /// Calls `visit` for each flow of a part. Blocking.
+    fn visit(&self, which: Which, part: Part, visit: &mut dyn FnMut(&Flow) -> ControlFlow<()>);
     /// Turns flows into records.
     fn presenter(&self) -> Presenter;
     /// Whether updates are folded (`flow.aggregation`): then each is what happened in an interval, and goes with no flow of

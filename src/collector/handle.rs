@@ -55,10 +55,17 @@ pub struct Report {
     pub transport: Transport,
 }
 
-/// A command.
-pub(super) enum Command {
+/// What takes the kernel its time: one at a time, with events between them.
+pub(super) enum Job {
     Attach(Interface),
     Detach(u32),
+    /// Says that all before it are done.
+    Settled(SyncSender<()>),
+}
+
+/// A command.
+pub(super) enum Command {
+    Job(Job),
     Addresses(Arc<HostAddresses>),
     Stats(SyncSender<KernelStats>),
     Report(SyncSender<Report>),
@@ -146,12 +153,21 @@ impl Handle {
 
     /// Watch this interface (or take over its new name).
     pub fn attach(&self, interface: Interface) {
-        self.send(Command::Attach(interface));
+        self.send(Command::Job(Job::Attach(interface)));
     }
 
     /// Stop watching this interface.
     pub fn detach(&self, index: u32) {
-        self.send(Command::Detach(index));
+        self.send(Command::Job(Job::Detach(index)));
+    }
+
+    /// Waits until all interfaces asked for so far are attached or detached: two grace periods of the kernel each, some
+    /// 25 ms by TCX. Blocking.
+    pub fn settled(&self) {
+        let (answer, reply) = sync_channel(1);
+        self.send(Command::Job(Job::Settled(answer)));
+        // An error means that the collector has ended.
+        let _ = reply.recv();
     }
 
     /// The host's addresses have changed.

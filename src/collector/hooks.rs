@@ -192,10 +192,12 @@ impl Hooks {
         self.entries.iter().filter(|(_, entry)| entry.local_peer).map(|(index, _)| *index).collect()
     }
 
-    /// Detaches all.
-    pub fn detach_all(&mut self, grace: &Grace) {
-        for index in self.entries.keys().copied().collect::<Vec<_>>() {
+    /// Detaches one of those left; false when there is none.
+    pub fn detach_next(&mut self, grace: &Grace) -> bool {
+        let next = self.entries.keys().next().copied();
+        if let Some(index) = next {
             self.detach(grace, index);
         }
+        next.is_some()
     }
 }

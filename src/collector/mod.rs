@@ -14,3 +14,4 @@ pub mod view;
 mod work;
 
 pub use handle::{Collector, Handle, Settings};
+pub use view::{FlowView, Part};

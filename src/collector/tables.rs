@@ -36,8 +36,13 @@ const LEAD_SECONDS: f64 = 0.5;
 const LEAD_SECONDS_A_FLOW: f64 = 1e-6;
 /// Flows that found no place in the new table are tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Rates are not measured over less: a handful of flows at once is no burst.
-const LEAST_WINDOW_NS: u64 = 10_000_000;
+/// The rate of opening is measured over this many flows or this long, whichever is first.
+const WINDOW_FLOWS: u64 = 1024;
+const WINDOW_NS: u64 = 20_000_000;
+/// Not over less: a handful of flows at once is no burst.
+const LEAST_WINDOW_NS: u64 = 1_000_000;
+/// Without a new flow for so long the rate sinks.
+const QUIET_NS: u64 = 100_000_000;
 /// Buckets moved in one go; some milliseconds.
 const MOVE_BUCKETS: u32 = 8192;
 /// Slots of the old table collected in one go; some milliseconds.
@@ -112,6 +117,8 @@ pub struct Tables {
     retry_at: Option<Instant>,
     /// Flows opened a second: up at once, down slowly.
     opening: f64,
+    /// Flows opened in the window that is being measured, and when the first and the last of them was, nanoseconds.
+    opened: (u64, u64, u64),
     /// Flows ended a second, on average; when and at which count it was looked at last.
     ending: f64,
     ended: (Instant, u64),
@@ -136,6 +143,7 @@ impl Tables {
             resizes: 0,
             retry_at: None,
             opening: 0.0,
+            opened: (0, 0, 0),
             ending: 0.0,
             ended: (Instant::now(), 0),
             calm_since: None,
@@ -227,10 +235,24 @@ impl Tables {
         u32::try_from(room.saturating_sub(flows) / 3).unwrap_or(u32::MAX)
     }
 
-    /// Takes note that so many flows were opened within `window_ns`.
-    pub fn note_opened(&mut self, count: u64, window_ns: u64) {
-        let rate = count as f64 * 1e9 / window_ns.max(LEAST_WINDOW_NS) as f64;
-        self.opening = rate.max(self.opening * 0.8 + rate * 0.2);
+    /// Takes note that a flow was opened at this time.
+    pub fn note_opened(&mut self, at_ns: u64) {
+        let (count, first_ns, _) = self.opened;
+        self.opened = if count == 0 { (1, at_ns, at_ns) } else { (count + 1, first_ns, at_ns) };
+    }
+
+    /// Takes note that all flows opened until now have been noted.
+    fn measure_opening(&mut self, now_ns: u64) {
+        let (count, first_ns, last_ns) = self.opened;
+        let span = last_ns.saturating_sub(first_ns);
+        if count >= WINDOW_FLOWS || span >= WINDOW_NS {
+            let rate = count as f64 * 1e9 / span.max(LEAST_WINDOW_NS) as f64;
+            self.opening = rate.max(self.opening * 0.8 + rate * 0.2);
+            self.opened = (0, last_ns, last_ns);
+        } else if now_ns.saturating_sub(last_ns) > QUIET_NS {
+            self.opening *= 0.8;
+            self.opened = (0, now_ns, now_ns);
+        }
     }
 
     /// Takes note that so many flows have ended since start.
@@ -254,6 +276,7 @@ impl Tables {
         flows: u64,
         handed: &mut Handed,
     ) -> std::io::Result<()> {
+        self.measure_opening(crate::clock::monotonic_ns());
         self.resize = match std::mem::replace(&mut self.resize, Resize::Settled) {
             Resize::Settled => match self.wanted(flows) {
                 Some(slots) => {

@@ -1,12 +1,12 @@
 //! The collector's thread: its loop, and what it does with events, due slots and commands.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::handle::{Command, Report, Settings};
+use super::handle::{Command, Job, Report, Settings};
 use super::hooks::Hooks;
 use super::ledger::{Ledger, attempt_open, note};
 use super::rechecks::Rechecks;
@@ -50,6 +50,7 @@ pub(super) struct Work {
     view: FlowView,
     names: Arc<Mutex<Arc<HashMap<u32, String>>>>,
     hooks: Hooks,
+    jobs: VecDeque<Job>,
     ledger: Ledger,
     /// Slots that had an event: their last packets are told even if they fall silent.
     active: Rechecks,
@@ -102,6 +103,7 @@ impl Work {
         control.set_interval_ticks(clock::ticks(settings.active_interval));
         Self {
             hooks: Hooks::new(settings.method),
+            jobs: VecDeque::new(),
             ledger: Ledger::new(context),
             active: Rechecks::after(clock::ticks(settings.active_interval)),
             attempts: Rechecks::after(clock::ticks(settings.connect_timeout)),
@@ -135,7 +137,8 @@ impl Work {
 
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
         loop {
-            let pause = if self.behind { Duration::ZERO } else { self.tables.pause(TICK) };
+            let busy = self.behind || !self.jobs.is_empty();
+            let pause = if busy { Duration::ZERO } else { self.tables.pause(TICK) };
             self.events.wait(pause);
             loop {
                 match commands.try_recv() {
@@ -144,22 +147,32 @@ impl Work {
                     Err(TryRecvError::Empty) => break,
                 }
             }
+            self.work_off();
             self.publish_context();
             self.drain();
             self.tend();
         }
     }
 
+    /// Does what waits, for as long as events may wait for it.
+    fn work_off(&mut self) {
+        let began = Instant::now();
+        while began.elapsed() < TICK / 2
+            && let Some(job) = self.jobs.pop_front()
+        {
+            match job {
+                Job::Attach(interface) => self.hooks.attach(&self.object, &interface),
+                Job::Detach(index) => self.hooks.detach(&self.grace, index),
+                // Whoever asked may have gone.
+                Job::Settled(answer) => drop(answer.send(())),
+            }
+            self.context_changed = true;
+        }
+    }
+
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Attach(interface) => {
-                self.hooks.attach(&self.object, &interface);
-                self.context_changed = true;
-            }
-            Command::Detach(index) => {
-                self.hooks.detach(&self.grace, index);
-                self.context_changed = true;
-            }
+            Command::Job(job) => self.jobs.push_back(job),
             Command::Addresses(addresses) => {
                 self.ledger.context.addresses = addresses;
                 self.context_changed = true;
@@ -197,7 +210,6 @@ impl Work {
         control.set_opened(0);
         control.set_room(room);
         control.set_waking(0);
-        let (mut opened, mut first_run) = (0, None);
         for run in 1.. {
             let mut read = std::mem::take(&mut self.read);
             read.clear();
@@ -207,20 +219,14 @@ impl Work {
             for event in &read {
                 self.on_event(event, now_ns);
             }
-            opened += read.iter().filter(|event| event.kind == EventKind::Opened).count() as u64;
-            let first_ns = *first_run.get_or_insert(read.first().map_or(now_ns, |event| event.stamp_ns));
-            let last_ns = read.last().map_or(now_ns, |event| event.stamp_ns);
             self.read = read;
             self.processed += count as u64;
             self.tell(read_at);
             if count < RUN {
-                self.tables.note_opened(opened, now_ns.saturating_sub(first_ns));
                 break;
             }
             if run % RUNS == 0 {
-                self.tables.note_opened(opened, last_ns.saturating_sub(first_ns));
                 self.tend_tables();
-                (opened, first_run) = (0, None);
             }
         }
         let (invalid, lost) = self.events.take_losses();
@@ -242,6 +248,9 @@ impl Work {
             EventKind::Overflow => self.on_overflow(event),
             EventKind::Opened | EventKind::Active => {
                 self.look(slot, now_ns, event.stamp_ns);
+                if event.kind == EventKind::Opened {
+                    self.tables.note_opened(event.stamp_ns);
+                }
                 self.active.push(slot, clock::tick_of(now_ns));
             }
             EventKind::Ended => {
@@ -558,7 +567,14 @@ impl Work {
 
     /// Detaches, waits for programs on their way, and tells the last of every flow.
     fn finish(mut self) {
-        self.hooks.detach_all(&self.grace);
+        let mut drained = Instant::now();
+        while self.hooks.detach_next(&self.grace) {
+            if drained.elapsed() > TICK {
+                self.drain();
+                self.tend();
+                drained = Instant::now();
+            }
+        }
         let number = self.grace.after_now();
         let deadline = Instant::now() + Duration::from_secs(2);
         while !self.grace.passed(number) && Instant::now() < deadline {

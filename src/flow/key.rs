@@ -67,7 +67,10 @@ impl fmt::Display for Protocol {
 
 impl Serialize for Protocol {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        match self.label() {
+            "other" => serializer.collect_str(self),
+            name => serializer.serialize_str(name),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The flow record that users read: one JSON object per conversation. Keys are never dropped;
 //! what is unknown is `null`.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -180,7 +181,7 @@ pub struct FlowRecord {
     /// IP protocol.
     pub protocol: Protocol,
     /// `ipv4` or `ipv6`.
-    pub family: String,
+    pub family: Cow<'static, str>,
     /// Where it runs, seen from this host.
     pub direction: Direction,
     /// Time of the first packet, UTC.
