@@ -46,6 +46,7 @@ int nm_move(struct __sk_buff *skb)
 		hot.tcp_flags[0] = old->hot[i].tcp_flags[0];
 		hot.tcp_flags[1] = old->hot[i].tcp_flags[1];
 		hot.handshake = old->hot[i].handshake;
+		hot.icmp_errors = old->hot[i].icmp_errors;
 		hot.closed_ns = old->hot[i].closed_ns;
 		if (!nm_claim(to, tag, &cold, &hot, &fresh)) {
 			nm_control.move_failed += 1;

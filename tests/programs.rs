@@ -407,6 +407,35 @@ fn sampling_keeps_whole_flows_and_counts_what_it_leaves_out() {
     assert_eq!(bench.outcome(Outcome::SampledOut), left_out);
 }
 
+/// The SYN of 10.0.0.1 to 10.0.0.2, and an error from 10.0.0.9 that quotes `quoted` to `to`.
+fn after_error(quoted: &[u8], to: [u8; 4], cut: usize) -> u8 {
+    let bench = Bench::new();
+    let syn = Ipv4 { protocol: 6, ..Ipv4::default() }.with(&tcp(40_000, 80, 2, 5, &[]));
+    bench.see(&padded(ethernet(0x0800, &syn)));
+    let error = [icmp(3, 1, 0), quoted.to_vec()].concat();
+    let outer = Ipv4 { protocol: 1, source: [10, 0, 0, 9], destination: to, ..Ipv4::default() };
+    bench.see(&ethernet(0x0800, &outer.with(&error[..error.len() - cut])));
+    bench.assert_conserved();
+    let flows = bench.flows();
+    flows.iter().find(|flow| flow.cold.protocol == 6).unwrap().hot.icmp_errors
+}
+
+#[test]
+fn an_icmp_error_is_believed_only_by_whom_it_concerns() {
+    let ip =
+        |ports: (u16, u16)| Ipv4 { protocol: 6, ..Ipv4::default() }.with(&tcp(ports.0, ports.1, 2, 5, &[]));
+    let [sender, other] = [[10, 0, 0, 1], [10, 0, 0, 7]];
+    assert_eq!(after_error(&ip((40_000, 80)), sender, 0), 1, "RFC 792: host unreachable");
+    assert_eq!(after_error(&ip((40_000, 80)), sender, 12), 1, "eight bytes of the transport header suffice");
+    assert_eq!(after_error(&ip((40_000, 80)), other, 0), 0, "it goes to somebody else");
+    assert_eq!(after_error(&ip((40_001, 80)), sender, 0), 0, "it quotes another flow");
+    for cut in 13..40 {
+        assert_eq!(after_error(&ip((40_000, 80)), sender, cut), 0, "cut short by {cut} bytes");
+    }
+    let later = Ipv4 { protocol: 6, fragment: 5, ..Ipv4::default() }.with(&tcp(40_000, 80, 2, 5, &[]));
+    assert_eq!(after_error(&later, sender, 0), 0, "a later fragment has no ports");
+}
+
 #[test]
 fn the_perf_buffer_transport_loads_and_counts() {
     let options = Options {

@@ -30,7 +30,7 @@ NM_GLOBAL int nm_emit(struct __sk_buff *skb, u32 kind, u32 table, u32 slot, u64 
 		return 0;
 	}
 	if (!nm_control.waking &&
-	    (kind & NM_WAKE || bpf_ringbuf_query(&nm_ring, BPF_RB_AVAIL_DATA) > nm_control.wake_bytes)) {
+	    (kind & NM_WAKE || bpf_ringbuf_query(&nm_ring, BPF_RB_AVAIL_DATA) >= nm_control.wake_bytes)) {
 		nm_control.waking = 1;
 		flags = BPF_RB_FORCE_WAKEUP;
 	}

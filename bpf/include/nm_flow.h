@@ -47,6 +47,12 @@ static __always_inline u64 nm_hash(const struct nm_packet *p, u32 side)
 	return nm_sum_finish(&sum);
 }
 
+/* 0 is no flow's tag: it stands for a free slot. */
+static __always_inline u64 nm_tag(u64 hash)
+{
+	return hash & ~NM_DEAD ?: 1;
+}
+
 /*
  * Which side opened: a SYN without ACK and an echo request tell; a SYN+ACK and a reply tell the
  * opposite; else the sender of the first packet seen, unless TCP is met halfway, when the higher
@@ -259,12 +265,10 @@ static __always_inline int nm_account(struct __sk_buff *skb, u32 hook)
 	p = &scratch->packet;
 	side = nm_sender_side(p);
 	hash = nm_hash(p, side);
-	tag = hash & ~NM_DEAD;
+	tag = nm_tag(hash);
 	if (nm_control.sample_below != 0xffffffff &&
 	    (u32)(hash * 0x9e3779b97f4a7c15ULL >> 32) >= nm_control.sample_below)
 		return NM_SAMPLED_OUT;
-	if (!tag)
-		tag = 1;
 	bucket = nm_find(&scratch->at, tag);
 	if (bucket && (p->tcp_flags & (NM_TCP_SYN | NM_TCP_ACK)) == NM_TCP_SYN) {
 		struct nm_hot *hot = &bucket->hot[scratch->at.slot & (NM_SLOTS - 1)];

@@ -111,6 +111,9 @@ struct nm_packet {
 	u8 is_reply;	  /* ICMP echo reply */
 	u8 kind;	  /* why not IP or malformed */
 	u32 header_bytes; /* link to transport header: what each segment of a super-packet carries */
+	u16 quote;	  /* ICMP error: offset of the packet that it quotes */
+	u8 icmp_error;	  /* enum nm_icmp_error */
+	u8 reserved;
 };
 
 /* A slot of the flow table. */
@@ -165,6 +168,7 @@ struct nm_anchors {
 	enum nm_outcome outcome;
 	enum nm_kind kind;
 	enum nm_event_kind event_kind;
+	enum nm_icmp_error icmp_error;
 	enum nm_transport transport;
 };
 const volatile struct nm_anchors nm_anchors __weak;

@@ -3,7 +3,7 @@
 #ifndef NM_SEE_H
 #define NM_SEE_H
 
-#include "nm_flow.h"
+#include "nm_quote.h"
 
 static __always_inline struct nm_interface *nm_interface_of(u32 ifindex)
 {
@@ -42,6 +42,8 @@ static __always_inline int nm_see(struct __sk_buff *skb, u32 hook)
 		counts->outcomes[outcome] += scratch->wire.packets;
 	if (outcome == NM_COUNTED)
 		counts->counted_bytes += scratch->wire.bytes;
+	if (scratch->packet.icmp_error && outcome == NM_COUNTED)
+		nm_quote(skb);
 	return TC_ACT_UNSPEC;
 }
 

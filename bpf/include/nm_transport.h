@@ -21,6 +21,47 @@ struct nm_icmp {
 #define NM_ICMPV6_ECHO	     128 /* RFC 4443 */
 #define NM_ICMPV6_ECHO_REPLY 129
 
+#define NM_ICMP_UNREACHABLE 3
+#define NM_ICMP_TIME	    11
+#define NM_ICMP_PARAMETER   12
+
+#define NM_ICMPV6_UNREACHABLE 1
+#define NM_ICMPV6_TOO_BIG     2
+#define NM_ICMPV6_TIME	      3
+#define NM_ICMPV6_PARAMETER   4
+
+/* 0: not an error. Codes of type 3: RFC 792 (0-5), RFC 1122 3.2.2.1 (6-12), RFC 1812 5.2.7.1 (13-15). */
+static __always_inline u8 nm_icmp_error(u8 type, u8 code)
+{
+	if (type == NM_ICMP_TIME)
+		return NM_ERROR_TIME;
+	if (type == NM_ICMP_PARAMETER)
+		return NM_ERROR_PARAMETER;
+	if (type != NM_ICMP_UNREACHABLE)
+		return 0;
+	if (code == 3)
+		return NM_ERROR_PORT;
+	if (code == 4)
+		return NM_ERROR_TOO_BIG;
+	return code == 9 || code == 10 || code >= 13 ? NM_ERROR_PROHIBITED : NM_ERROR_UNREACHABLE;
+}
+
+/* Codes of type 1: RFC 4443 3.1 (1 prohibited, 4 port, 5 policy, 6 reject route). */
+static __always_inline u8 nm_icmpv6_error(u8 type, u8 code)
+{
+	if (type == NM_ICMPV6_TOO_BIG)
+		return NM_ERROR_TOO_BIG;
+	if (type == NM_ICMPV6_TIME)
+		return NM_ERROR_TIME;
+	if (type == NM_ICMPV6_PARAMETER)
+		return NM_ERROR_PARAMETER;
+	if (type != NM_ICMPV6_UNREACHABLE)
+		return 0;
+	if (code == 4)
+		return NM_ERROR_PORT;
+	return code == 1 || code == 5 || code == 6 ? NM_ERROR_PROHIBITED : NM_ERROR_UNREACHABLE;
+}
+
 /* Where the transport header is, and what of the datagram is here. */
 struct nm_payload {
 	u32 offset;
@@ -122,6 +163,8 @@ static __always_inline enum nm_outcome nm_parse_ports(struct __sk_buff *skb, enu
 			p->destination_port_be = icmp->echo_id;
 		}
 		p->header_bytes = offset + sizeof(*icmp);
+		p->icmp_error = v4 ? nm_icmp_error(icmp->type, icmp->code) : nm_icmpv6_error(icmp->type, icmp->code);
+		p->quote = offset + sizeof(*icmp);
 	} else {
 		p->header_bytes = offset;
 	}

@@ -63,6 +63,17 @@ enum nm_event_kind {
 	NM_EVENT_ACTIVE,     /* first packet after the reporting interval */
 	NM_EVENT_ENDED,	     /* TCP closed: FIN both ways, or RST */
 	NM_EVENT_OVERFLOW,   /* a packet found no room (at most one a second and CPU) */
+	NM_EVENT_ERROR,	     /* an ICMP error of a new kind quoted the flow */
+};
+
+/* ICMP errors by what they mean for the flow that they quote (RFC 792, 1812 5.2.7.1, 4443 3). */
+enum nm_icmp_error {
+	NM_ERROR_UNREACHABLE = 0x01, /* no way to the network, the host or the protocol */
+	NM_ERROR_PORT = 0x02,	     /* nobody listens on the port */
+	NM_ERROR_PROHIBITED = 0x04,  /* a filter or policy forbids it */
+	NM_ERROR_TOO_BIG = 0x08,     /* fragmentation needed, packet too big */
+	NM_ERROR_TIME = 0x10,	     /* hop limit or reassembly time exceeded */
+	NM_ERROR_PARAMETER = 0x20,   /* a header field that the sender of the error does not take */
 };
 
 /* One event. It names a slot; what it says is read from the table, so it's never stale. */
@@ -84,7 +95,7 @@ struct nm_hot {
 	u32 report_ticks; /* last event about this flow */
 	u8 tcp_flags[2];  /* union of the flags sent by each side (RFC 9293 bits) */
 	u8 handshake;	  /* 1 = a TCP handshake that was seen from its SYN is not through yet */
-	u8 pad;
+	u8 icmp_errors;	  /* enum nm_icmp_error, or-ed: what errors that quote this flow have said */
 	u64 closed_ns; /* when TCP closed; 0 = it has not */
 };
 _Static_assert(sizeof(struct nm_hot) == 64, "one cache line");
@@ -161,7 +172,7 @@ struct nm_control {
 	u32 interval_ticks;
 	u32 move_cursor; /* next bucket of `previous` that nm_move looks at */
 	u32 move_failed; /* flows that found no room in `current` */
-	u32 wake_bytes;	 /* wake the reader when so much waits in the ring */
+	u32 wake_bytes;	 /* wake the reader when so much waits in the ring; 0 = at the first event: it sleeps long */
 	u32 bench_flows; /* benches only: so many source addresses, 0 = a new one each time */
 	u32 bench_next;
 	u32 pad0[3];

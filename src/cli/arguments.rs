@@ -47,6 +47,16 @@ pub enum Command {
     /// Counts
     #[command(subcommand)]
     Stats(Stats),
+    /// Signs of attack, newest first
+    Alerts,
+    /// What happened between two ends, in one sentence, and the evidence
+    Why {
+        /// The side that connects: an address or a name
+        src: String,
+        /// The other side: an address or a name, with or without :PORT
+        #[arg(value_name = "DST[:PORT]")]
+        dst: String,
+    },
 }
 
 /// `flows ...`

@@ -4,6 +4,7 @@ pub mod arguments;
 pub mod client;
 pub mod show;
 pub mod tables;
+pub mod why;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -49,6 +50,8 @@ async fn execute(arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Command::Status => show::status(&client.get("/v1/status").await?, output),
         Command::Stats(Stats::Flows) => show::flow_stats(&client.get("/v1/stats/flows").await?, output),
+        Command::Alerts => show::alerts(&client.get::<Vec<_>>("/v1/alerts").await?, output),
+        Command::Why { src, dst } => show::why(&why::ask(&client, src, dst).await?, output),
         Command::Flows(Flows::Dump(dump)) => {
             let table = output == arguments::Output::Table;
             let mut query = dump.query();

@@ -8,7 +8,9 @@ use serde::Serialize;
 use super::arguments::Output;
 use super::client::Lines;
 use super::tables::{self, FLOW_HEADER, bytes, duration};
+use super::why::Answer;
 use crate::api::status::{FlowStats, Status};
+use crate::detect::alert::AlertRecord;
 use crate::flow::record::FlowRecord;
 
 fn print(text: &str) -> Result<()> {
@@ -24,6 +26,37 @@ fn document(value: &impl Serialize, output: Output) -> Result<()> {
         serde_json::to_string(value)
     };
     print(&text.context("write JSON")?)
+}
+
+/// `alerts`
+pub fn alerts(alerts: &[AlertRecord], output: Output) -> Result<()> {
+    match output {
+        Output::Json => return document(&alerts, output),
+        Output::Ndjson => return alerts.iter().try_for_each(|alert| document(alert, output)),
+        Output::Table if alerts.is_empty() => return print("no alerts"),
+        Output::Table => {}
+    }
+    let mut table = tables::table(&["LAST", "SINCE", "SEVERITY", "TYPE", "WHAT"]);
+    for alert in alerts {
+        let time = |time: jiff::Timestamp| time.strftime("%F %T").to_string();
+        table.add_row([
+            time(alert.last_seen),
+            time(alert.first_seen),
+            alert.severity.clone(),
+            alert.kind.name().into(),
+            alert.message.clone(),
+        ]);
+    }
+    print(&format!("{table}\ntimes are UTC"))
+}
+
+/// `why`
+pub fn why(answer: &Answer, output: Output) -> Result<()> {
+    if output != Output::Table {
+        return document(answer, output);
+    }
+    let evidence: String = answer.evidence.iter().map(|line| format!("\n  {line}")).collect();
+    print(&format!("{}{evidence}", answer.sentence))
 }
 
 /// `status`

@@ -61,6 +61,7 @@ impl Fold {
         whole.state = flow.state;
         whole.opener_seen &= flow.opener_seen;
         whole.handshake_us = whole.handshake_us.into_iter().chain(update.handshake_us).min();
+        whole.icmp_errors = whole.icmp_errors.iter().chain(flow.icmp_errors.iter()).collect();
         for (all, flags) in whole.tcp_flags.iter_mut().zip(flow.tcp_flags) {
             *all |= flags;
         }
@@ -102,7 +103,7 @@ fn fresh(key: &Key, update: &FlowUpdate) -> FlowUpdate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::record::{Reason, State};
+    use crate::flow::record::{IcmpErrors, Reason, State};
 
     fn update(port: u16, change: Change, reason: Option<Reason>) -> FlowUpdate {
         let delta = Counters { packets_sent: 2, packets_received: 1, bytes_sent: 200, bytes_received: 70 };
@@ -128,6 +129,7 @@ mod tests {
             tcp_flags: [0x12, 0x10],
             handshake_us: Some(500),
             icmp: None,
+            icmp_errors: IcmpErrors::default(),
             opener_seen: true,
             seen_on: [1, 0, 0, 0],
             folded: None,

@@ -4,6 +4,7 @@
 //! [`record`] (what users read), and the rules that lead from one to the next: [`verdict`], [`direction`],
 //! [`present`], [`fold`]. Pure: nothing here touches the kernel, the network or a clock.
 
+pub mod cidr;
 pub mod direction;
 pub mod fold;
 pub mod key;

@@ -59,6 +59,7 @@ impl Presenter {
                 code,
                 id: (flow.key.src.port() != 0).then(|| flow.key.src.port()),
             }),
+            icmp_errors: flow.icmp_errors.iter().collect(),
             app_protocol: None,
             interfaces: flow
                 .seen_on

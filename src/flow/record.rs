@@ -66,6 +66,46 @@ pub enum Reason {
     Prohibited,
 }
 
+/// What an ICMP or ICMPv6 error said of a packet of the flow (RFC 792, 1812 section 5.2.7.1, 4443 section 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IcmpError {
+    /// There is no way to the network, the host or the protocol.
+    Unreachable,
+    /// Nobody listens on the port.
+    PortUnreachable,
+    /// A filter or policy forbids it.
+    Prohibited,
+    /// Fragmentation needed, or packet too big.
+    TooBig,
+    /// The hop limit or the time to put fragments together was exceeded.
+    TimeExceeded,
+    /// Some header field was not taken.
+    ParameterProblem,
+}
+
+/// A set of [`IcmpError`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IcmpErrors(u8);
+
+impl IcmpErrors {
+    /// Whether it is in the set.
+    pub fn contains(self, error: IcmpError) -> bool {
+        self.0 & 1 << error as u8 != 0
+    }
+
+    /// All in the set.
+    pub fn iter(self) -> impl Iterator<Item = IcmpError> {
+        IcmpError::ALL.iter().copied().filter(move |error| self.contains(*error))
+    }
+}
+
+impl FromIterator<IcmpError> for IcmpErrors {
+    fn from_iter<T: IntoIterator<Item = IcmpError>>(errors: T) -> Self {
+        Self(errors.into_iter().fold(0, |set, error| set | 1 << error as u8))
+    }
+}
+
 macro_rules! lowercase_names {
     ($($ty:ty { $($variant:ident => $name:literal),+ $(,)? })+) => {$(
         impl $ty {
@@ -82,6 +122,14 @@ lowercase_names! {
     Direction { Egress => "egress", Ingress => "ingress", Internal => "internal", Forwarded => "forwarded" }
     State { Opening => "opening", Established => "established", Closing => "closing", Closed => "closed" }
     Status { Active => "active", Ok => "ok", Failed => "failed" }
+    IcmpError {
+        Unreachable => "unreachable",
+        PortUnreachable => "port_unreachable",
+        Prohibited => "prohibited",
+        TooBig => "too_big",
+        TimeExceeded => "time_exceeded",
+        ParameterProblem => "parameter_problem",
+    }
     Reason { Refused => "refused", Reset => "reset", Timeout => "timeout", Unreachable => "unreachable", Prohibited => "prohibited" }
 }
 
@@ -214,6 +262,9 @@ pub struct FlowRecord {
     pub tcp: Option<TcpDetail>,
     /// ICMP and ICMPv6 only.
     pub icmp: Option<IcmpDetail>,
+    /// ICMP errors that quoted packets of this flow. A flow that nobody answered has failed by them; one that was answered
+    /// has not.
+    pub icmp_errors: Vec<IcmpError>,
     /// Application protocol.
     pub app_protocol: Option<String>,
     /// Interfaces that saw it, the one that counts it first.

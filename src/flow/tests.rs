@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::key::{FlowKey, Protocol};
-use super::record::{Direction, Reason, State, Status};
+use super::record::{Direction, IcmpError, IcmpErrors, Reason, State, Status};
 use super::verdict::{Facts, flag_letters, verdict};
 use crate::kernel::decode::{Place, Places};
 
@@ -12,7 +12,15 @@ const PSH: u8 = 8;
 const ACK: u8 = 16;
 
 fn tcp(opener: u8, other: u8, packets: [u64; 2], closed: bool) -> Facts {
-    Facts { protocol: Protocol::TCP, flags: [opener, other], packets, closed, timed_out: false, gone: false }
+    Facts {
+        protocol: Protocol::TCP,
+        flags: [opener, other],
+        packets,
+        closed,
+        timed_out: false,
+        icmp_errors: IcmpErrors::default(),
+        gone: false,
+    }
 }
 
 #[test]
@@ -67,6 +75,8 @@ fn an_attempt_without_answer_fails_by_timeout_and_not_before() {
     assert_eq!(verdict(&facts), (State::Opening, Status::Failed, Some(Reason::Timeout)));
     facts.flags[1] = SYN | ACK;
     facts.packets[1] = 1;
+    assert_eq!(verdict(&facts).2, Some(Reason::Timeout), "half-open: the answer was not answered");
+    facts.flags[0] = SYN | ACK;
     assert_eq!(verdict(&facts).1, Status::Active, "a late answer makes it alive again");
 }
 
@@ -76,6 +86,31 @@ fn an_idle_connection_that_leaves_is_ok() {
     assert_eq!(verdict(&facts), (State::Established, Status::Ok, None));
     let udp = Facts { protocol: Protocol::UDP, gone: true, ..tcp(0, 0, [1, 0], false) };
     assert_eq!(verdict(&udp), (State::Closed, Status::Ok, None));
+}
+
+#[test]
+fn icmp_errors_say_why_what_nobody_answered_has_failed() {
+    use IcmpError::{ParameterProblem, PortUnreachable, Prohibited, TimeExceeded, TooBig, Unreachable};
+    let cases: [(&[IcmpError], Option<Reason>); 7] = [
+        (&[Unreachable], Some(Reason::Unreachable)),
+        (&[PortUnreachable], Some(Reason::Unreachable)),
+        (&[TimeExceeded], Some(Reason::Unreachable)),
+        (&[ParameterProblem], Some(Reason::Unreachable)),
+        (&[Prohibited], Some(Reason::Prohibited)),
+        (&[Unreachable, Prohibited], Some(Reason::Prohibited)),
+        (&[TooBig], None),
+    ];
+    for (errors, reason) in cases {
+        let icmp_errors: IcmpErrors = errors.iter().copied().collect();
+        assert_eq!(icmp_errors.iter().collect::<Vec<_>>(), errors);
+        for protocol in [Protocol::TCP, Protocol::UDP, Protocol::ICMP] {
+            let mut facts = Facts { protocol, icmp_errors, ..tcp(SYN, 0, [3, 0], false) };
+            assert_eq!(verdict(&facts).2, reason, "{protocol} {errors:?}");
+            // The server answered, and then the client was gone: that's no failure.
+            facts = Facts { protocol, icmp_errors, ..tcp(SYN | ACK, SYN | ACK, [3, 1], false) };
+            assert_eq!(verdict(&facts).2, None, "{protocol} {errors:?}, answered");
+        }
+    }
 }
 
 #[test]

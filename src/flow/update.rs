@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::key::FlowKey;
-use super::record::{Direction, Reason, State, Status};
+use super::record::{Direction, IcmpErrors, Reason, State, Status};
 
 /// Packets and bytes of both directions, as on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub struct Flow {
     pub handshake_us: Option<u32>,
     /// Type and code of the first packet, ICMP only.
     pub icmp: Option<(u8, u8)>,
+    /// ICMP errors that quoted it.
+    pub icmp_errors: IcmpErrors,
     /// Whether the opening packet was seen.
     pub opener_seen: bool,
     /// Interface indices, 0 = none.

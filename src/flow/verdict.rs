@@ -1,7 +1,7 @@
 //! What became of a conversation, from what its packets said. Pure.
 
 use super::key::Protocol;
-use super::record::{Reason, State, Status};
+use super::record::{IcmpError, IcmpErrors, Reason, State, Status};
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -21,6 +21,8 @@ pub struct Facts {
     pub closed: bool,
     /// The attempt went unanswered for longer than `flow.connect_timeout`.
     pub timed_out: bool,
+    /// ICMP errors that quoted it.
+    pub icmp_errors: IcmpErrors,
     /// The flow leaves the table: nothing more is expected.
     pub gone: bool,
 }
@@ -30,8 +32,29 @@ pub fn verdict(facts: &Facts) -> (State, Status, Option<Reason>) {
     if facts.protocol == Protocol::TCP { tcp(facts) } else { plain(facts) }
 }
 
+/// Why it has failed, if ICMP errors say so and nobody has answered: an answer proves them wrong, or late.
+pub fn forbidden(facts: &Facts) -> Option<Reason> {
+    let has = |errors: &[IcmpError]| errors.iter().any(|error| facts.icmp_errors.contains(*error));
+    if facts.packets[1] > 0 {
+        None
+    } else if has(&[IcmpError::Prohibited]) {
+        Some(Reason::Prohibited)
+    } else if has(&[
+        IcmpError::Unreachable,
+        IcmpError::PortUnreachable,
+        IcmpError::TimeExceeded,
+        IcmpError::ParameterProblem,
+    ]) {
+        Some(Reason::Unreachable)
+    } else {
+        None
+    }
+}
+
 fn plain(facts: &Facts) -> (State, Status, Option<Reason>) {
-    if facts.gone {
+    if let Some(reason) = forbidden(facts) {
+        (if facts.gone { State::Closed } else { State::Opening }, Status::Failed, Some(reason))
+    } else if facts.gone {
         (State::Closed, Status::Ok, None)
     } else if facts.packets.contains(&0) {
         (State::Opening, Status::Active, None)
@@ -57,7 +80,10 @@ fn tcp(facts: &Facts) -> (State, Status, Option<Reason>) {
         let status = if reason.is_some() { Status::Failed } else { Status::Ok };
         return (State::Closed, status, reason);
     }
-    if unanswered(facts) && (facts.timed_out || facts.gone) {
+    if let Some(reason) = forbidden(facts) {
+        return (State::Opening, Status::Failed, Some(reason));
+    }
+    if unfinished(facts) && (facts.timed_out || facts.gone) {
         return (State::Opening, Status::Failed, Some(Reason::Timeout));
     }
     let state = if (opener | other) & FIN != 0 {
@@ -71,9 +97,12 @@ fn tcp(facts: &Facts) -> (State, Status, Option<Reason>) {
     (state, status, None)
 }
 
-/// A TCP attempt that nobody has answered.
-pub fn unanswered(facts: &Facts) -> bool {
-    facts.protocol == Protocol::TCP && facts.flags[0] & (SYN | ACK | RST) == SYN && facts.packets[1] == 0
+/// A TCP handshake that was begun and not finished, yet: nobody has answered, or the opener has not answered the answer (half-open).
+pub fn unfinished(facts: &Facts) -> bool {
+    let [opener, other] = facts.flags;
+    facts.protocol == Protocol::TCP
+        && opener & (SYN | ACK | RST | FIN) == SYN
+        && (facts.packets[1] == 0 || other & (SYN | ACK | RST) == SYN | ACK)
 }
 
 /// The flags as letters, in the order of the header's bits from the lowest: FIN SYN RST PSH ACK URG ECE CWR.

@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::skeleton::types::{nm_cold, nm_event, nm_event_kind, nm_interface};
+use super::skeleton::types::{nm_cold, nm_event, nm_event_kind, nm_icmp_error, nm_interface};
 use super::table::Snapshot;
 use crate::flow::key::{FlowKey, Protocol};
+use crate::flow::record::{IcmpError, IcmpErrors};
 
 /// Why the programs speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub enum EventKind {
     Ended,
     /// A packet found no room.
     Overflow,
+    /// An ICMP error of a new kind quoted the flow.
+    Error,
 }
 
 /// One event: it names a slot, whose words are read from the table.
@@ -49,6 +52,7 @@ pub fn event(record: &[u8]) -> Option<Event> {
             nm_event_kind::NM_EVENT_ACTIVE => EventKind::Active,
             nm_event_kind::NM_EVENT_ENDED => EventKind::Ended,
             nm_event_kind::NM_EVENT_OVERFLOW => EventKind::Overflow,
+            nm_event_kind::NM_EVENT_ERROR => EventKind::Error,
             _ => return None,
         },
     })
@@ -63,6 +67,19 @@ pub fn perf_sample(record: &[u8]) -> Option<&[u8]> {
 /// The count of a perf "lost" record: header (8 bytes), id (8), lost (8).
 pub fn perf_lost(record: &[u8]) -> Option<u64> {
     Some(u64::from_ne_bytes(bytes(record, 16)?))
+}
+
+/// The errors of `nm_hot::icmp_errors`.
+pub fn icmp_errors(bits: u8) -> IcmpErrors {
+    const BITS: [(nm_icmp_error, IcmpError); 6] = [
+        (nm_icmp_error::NM_ERROR_UNREACHABLE, IcmpError::Unreachable),
+        (nm_icmp_error::NM_ERROR_PORT, IcmpError::PortUnreachable),
+        (nm_icmp_error::NM_ERROR_PROHIBITED, IcmpError::Prohibited),
+        (nm_icmp_error::NM_ERROR_TOO_BIG, IcmpError::TooBig),
+        (nm_icmp_error::NM_ERROR_TIME, IcmpError::TimeExceeded),
+        (nm_icmp_error::NM_ERROR_PARAMETER, IcmpError::ParameterProblem),
+    ];
+    BITS.iter().filter(|(bit, _)| u32::from(bits) & bit.0 != 0).map(|(_, error)| *error).collect()
 }
 
 fn address(raw: &[u8; 16], family: u8) -> Option<IpAddr> {

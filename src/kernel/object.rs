@@ -325,6 +325,7 @@ macro_rules! control_words {
 control_words! {
     current, set_current: "the table that takes new flows";
     previous, set_previous: "the table that is being emptied";
+    wake_bytes, set_wake_bytes: "bytes in the ring at which the reader is woken; 0 = at the first event";
     sample_below, set_sample_below: "the sampling threshold; `u32::MAX` keeps every flow";
     interval_ticks, set_interval_ticks: "the reporting interval";
     move_cursor, set_move_cursor: "the bucket that `nm_move` looks at next";
