@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use netmon::clock::{WallClock, monotonic_ns};
+use netmon::detect::{self, Detector};
 use netmon::flow::key::{FlowKey, Protocol};
 use netmon::flow::present::Presenter;
-use netmon::flow::record::{Direction, State, Status};
+use netmon::flow::record::{Direction, IcmpErrors, State, Status};
 use netmon::flow::update::{Change, Counters, Flow, FlowUpdate};
 use netmon::kernel::decode;
 use netmon::kernel::stats::KernelStats;
@@ -39,6 +40,7 @@ fn update(n: u32) -> FlowUpdate {
         tcp_flags: [0x1a, 0x1a],
         handshake_us: Some(412),
         icmp: None,
+        icmp_errors: IcmpErrors::default(),
         opener_seen: true,
         seen_on: [2, 0, 0, 0],
         folded: None,
@@ -69,8 +71,12 @@ fn pipeline(c: &mut Criterion) {
         b.iter(|| serde_json::to_vec(&presenter.record(black_box(&updates[7].flow))).unwrap());
     });
 
-    let exporter =
-        Exporter::new(Arc::new(Mutex::new(metrics)), Arc::new(|| Some(KernelStats::default())), "/proc");
+    let exporter = Exporter::new(
+        Arc::new(Mutex::new(metrics)),
+        Arc::new(Mutex::new(Detector::new(detect::Settings::default()))),
+        Arc::new(|| Some(KernelStats::default())),
+        "/proc",
+    );
     group.bench_function("a page of metrics with 1000 pairs", |b| b.iter(|| exporter.render().unwrap()));
     group.finish();
 }

@@ -19,6 +19,9 @@ use crate::clock::WallClock;
 use crate::collector::{Collector, Handle, Part, Settings};
 use crate::config::cli::Mode;
 use crate::config::{Attach, Config, Switch, TransportChoice};
+use crate::detect::alert::AlertRecord;
+use crate::detect::{self, Detector};
+use crate::flow::cidr::Cidr;
 use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
 use crate::interfaces::{Event, Follower, Selection};
@@ -40,6 +43,7 @@ struct State {
     collector: Handle,
     readiness: Readiness,
     history: Arc<Mutex<History>>,
+    detector: Arc<Mutex<Detector>>,
     updates: broadcast::Sender<Batch>,
     mode: &'static str,
     config_file: Option<String>,
@@ -104,13 +108,27 @@ pub async fn run(
     let buffer_size = usize::try_from(config.performance.buffer_size).unwrap_or(usize::MAX);
     let updates = feed::channel(buffer_size, batch_size);
     let fold_every = config.flow.aggregation.then_some(config.flow.active_interval);
-    let feed = Feed::new(Arc::clone(&metrics), Arc::clone(&history), updates.clone(), batch_size, fold_every);
+    let security = &config.features.security_monitoring;
+    let detector = Arc::new(Mutex::new(Detector::new(detect::Settings {
+        port_scans: security.enabled && security.detect_port_scans,
+        patterns: security.enabled && security.detect_suspicious_patterns,
+        allow: security.allow.iter().filter_map(|network| Cidr::parse(network)).collect(),
+    })));
+    let feed = Feed::new(
+        Arc::clone(&metrics),
+        Arc::clone(&history),
+        Arc::clone(&detector),
+        updates.clone(),
+        batch_size,
+        fold_every,
+    );
     let collector = Collector::start(object, &settings, Box::new(feed)).context("start the collector")?;
 
     let state = Arc::new(State {
         collector: collector.handle(),
         readiness: readiness.clone(),
         history,
+        detector: Arc::clone(&detector),
         updates,
         mode: if kubernetes { "kubernetes" } else { "systemd" },
         config_file: config_file.map(|path| path.display().to_string()),
@@ -137,7 +155,7 @@ pub async fn run(
         let listener = http::listen(address, config.export.prometheus.port).await?;
         tracing::info!(address = %listener.local_addr().context("ask for the metrics port")?, "serving metrics");
         let handle = collector.handle();
-        let exporter = Arc::new(Exporter::new(metrics, Arc::new(move || handle.stats()), "/proc"));
+        let exporter = Arc::new(Exporter::new(metrics, detector, Arc::new(move || handle.stats()), "/proc"));
         servers.push(tokio::spawn(http::serve(listener, exporter, readiness.clone(), ended())));
     }
     tracing::info!(socket = %config.api.socket, "serving netmon-cli");
@@ -307,6 +325,12 @@ impl Source for State {
                 self.history.lock().unwrap_or_else(PoisonError::into_inner).newest_first().copied().collect();
             let _ = ended.iter().try_for_each(visit);
         }
+    }
+
+    fn alerts(&self) -> Vec<AlertRecord> {
+        let clock = WallClock::now();
+        let alerts = self.detector.lock().unwrap_or_else(PoisonError::into_inner).alerts();
+        alerts.iter().map(|alert| AlertRecord::of(alert, &clock)).collect()
     }
 
     fn folds(&self) -> bool {

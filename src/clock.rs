@@ -49,6 +49,11 @@ pub fn ticks(duration: Duration) -> u32 {
     u32::try_from(duration.as_nanos() >> TICK_SHIFT).unwrap_or(u32::MAX / 2).max(1)
 }
 
+/// The duration of so many ticks.
+pub fn of_ticks(ticks: u32) -> Duration {
+    Duration::from_nanos(u64::from(ticks) << TICK_SHIFT)
+}
+
 /// The tick of a moment on `CLOCK_MONOTONIC`; wraps every 52 days, so compare by difference.
 pub fn tick_of(monotonic_ns: u64) -> u32 {
     (monotonic_ns >> TICK_SHIFT) as u32

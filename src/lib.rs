@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! kernel hook -> flow table (shared memory, cumulative counters) + event ring (rare) + outcome counters
-//!   -> collector (one thread: libbpf, hooks, table) -> metrics, history; followers by a bounded channel
+//!   -> collector (one thread: libbpf, hooks, table) -> metrics, history, detector; followers by a bounded channel
 //!   -> Prometheus, netmon-cli
 //! ```
 //!
@@ -10,6 +10,7 @@
 //! - [`kernel`]: the only room with `unsafe` and libbpf. Says what the kernel says.
 //! - [`collector`]: owns the kernel side and the books of all flows.
 //! - [`flow`]: what a flow is, what became of it, how it is told. Pure.
+//! - [`detect`]: signs of attack in what flows do. Pure.
 //! - [`sink`]: what becomes of updates.
 //! - [`api`] and [`cli`]: the control socket, its two ends.
 //! - [`interfaces`]: which interfaces and addresses this host has.
@@ -25,6 +26,7 @@ pub mod cli;
 pub mod clock;
 pub mod collector;
 pub mod config;
+pub mod detect;
 pub mod flow;
 pub mod interfaces;
 pub mod kernel;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::flow::cidr::Cidr;
 use crate::flow::key::Protocol;
 use crate::flow::record::{FlowRecord, Reason, Status};
 use crate::flow::update::Flow;
@@ -20,31 +21,6 @@ pub enum Sort {
     Start,
     /// Longest first.
     Duration,
-}
-
-/// A network, `10.0.0.0/8` or `fd00::/8`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    address: IpAddr,
-    bits: u8,
-}
-
-impl Cidr {
-    fn parse(text: &str) -> Option<Self> {
-        let (address, bits) = text.split_once('/')?;
-        let (address, bits): (IpAddr, u8) = (address.parse().ok()?, bits.parse().ok()?);
-        (bits <= if address.is_ipv4() { 32 } else { 128 }).then_some(Self { address, bits })
-    }
-
-    fn contains(&self, other: IpAddr) -> bool {
-        let number = |ip: IpAddr| match ip {
-            IpAddr::V4(v4) => (u128::from(u32::from(v4)) << 96, true),
-            IpAddr::V6(v6) => (u128::from(v6), false),
-        };
-        let ((own, own_v4), (ip, v4)) = (number(self.address), number(other));
-        let mask = if self.bits == 0 { 0 } else { u128::MAX << (128 - u32::from(self.bits)) };
-        own_v4 == v4 && own & mask == ip & mask
-    }
 }
 
 /// A filter; an empty one shows all.

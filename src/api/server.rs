@@ -152,6 +152,9 @@ pub async fn serve<S: Source>(
             Err(failure) => Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())),
         }
     });
+    let alerts = warp::path!("v1" / "alerts")
+        .and(given.clone())
+        .then(|source: Arc<S>| async move { Reply(json(StatusCode::OK, &source.alerts())) });
     let ending = over.clone();
     let flows = warp::path!("v1" / "flows").and(warp::query::<Vec<(String, String)>>()).and(given).then(
         move |pairs: Vec<(String, String)>, source: Arc<S>| {
@@ -180,9 +183,11 @@ pub async fn serve<S: Source>(
             }
         },
     );
-    let unknown = warp::any()
-        .map(|| Reply(error(StatusCode::NOT_FOUND, "there are /v1/status, /v1/flows and /v1/stats/flows")));
-    let routes = warp::get().and(status.or(stats).unify().or(flows).unify().or(unknown).unify());
+    let unknown = warp::any().map(|| {
+        Reply(error(StatusCode::NOT_FOUND, "there are /v1/status, /v1/flows, /v1/stats/flows and /v1/alerts"))
+    });
+    let routes =
+        warp::get().and(status.or(stats).unify().or(alerts).unify().or(flows).unify().or(unknown).unify());
     let stop = async move {
         until.await;
         // Streams that follow end too. Nobody may be following.

@@ -6,6 +6,7 @@ use tokio::sync::broadcast;
 
 use super::status::Status;
 use crate::collector::Part;
+use crate::detect::alert::AlertRecord;
 use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
 
@@ -26,6 +27,8 @@ pub trait Source: Send + Sync + 'static {
     fn visit(&self, which: Which, part: Part, visit: &mut dyn FnMut(&Flow) -> ControlFlow<()>);
     /// Turns flows into records.
     fn presenter(&self) -> Presenter;
+    /// Signs of attack, newest first.
+    fn alerts(&self) -> Vec<AlertRecord>;
     /// Whether updates are folded (`flow.aggregation`): then each is what happened in an interval, and goes with no flow of
     /// the table.
     fn folds(&self) -> bool;

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::flow::direction::direction;
 use crate::flow::record::Direction;
 use crate::flow::update::{Change, Counters, Flow, FlowUpdate};
-use crate::flow::verdict::{Facts, unanswered, verdict};
+use crate::flow::verdict::{Facts, forbidden, unfinished, verdict};
 use crate::interfaces::HostAddresses;
 use crate::kernel::decode::{self, Places};
 use crate::kernel::table::{MOVED, Snapshot, Table};
@@ -109,6 +109,7 @@ pub fn flow(snapshot: &Snapshot, context: &Context, now_ns: u64, gone: bool) -> 
         reason,
         tcp_flags: flags,
         handshake_us: (cold.handshake_us > 0).then_some(cold.handshake_us),
+        icmp_errors: decode::icmp_errors(snapshot.hot.icmp_errors),
         icmp: matches!(cold.protocol, 1 | 58).then_some((cold.icmp_type, cold.icmp_code)),
         opener_seen: cold.opener_seen != 0,
         seen_on: places.interfaces(),
@@ -125,14 +126,16 @@ fn facts(snapshot: &Snapshot, gone: bool) -> Option<Facts> {
         flags: [snapshot.hot.tcp_flags[opener], snapshot.hot.tcp_flags[1 - opener]],
         packets: [total.packets_sent, total.packets_received],
         closed: snapshot.hot.closed_ns > 0,
+        icmp_errors: decode::icmp_errors(snapshot.hot.icmp_errors),
         timed_out: snapshot.cold.agent_flags & note::TIMED_OUT != 0,
         gone,
     })
 }
 
-/// Whether a slot holds a TCP attempt that nobody has answered.
+/// Whether a slot holds an attempt that has led to nothing yet: a handshake that is not finished, or what ICMP errors speak of.
 pub fn attempt_open(snapshot: &Snapshot) -> bool {
-    snapshot.hot.closed_ns == 0 && facts(snapshot, false).is_some_and(|facts| unanswered(&facts))
+    snapshot.hot.closed_ns == 0
+        && facts(snapshot, false).is_some_and(|facts| unfinished(&facts) || forbidden(&facts).is_some())
 }
 
 fn delta(snapshot: &Snapshot, told: nm_told) -> (Counters, nm_told) {
@@ -166,8 +169,15 @@ impl Ledger {
         Self { context, live: 0, departed: Departed::default() }
     }
 
-    /// Looks at a live slot: what is new about it, if anything.
-    pub fn look(&mut self, table: &Table, slot: u32, now_ns: u64, event_ns: u64) -> Option<FlowUpdate> {
+    /// Looks at a live slot: what is new about it, if anything. `told_apart`: something is new besides counts.
+    pub fn look(
+        &mut self,
+        table: &Table,
+        slot: u32,
+        now_ns: u64,
+        event_ns: u64,
+        told_apart: bool,
+    ) -> Option<FlowUpdate> {
         let mut snapshot = table.read(slot)?;
         if snapshot.cold.agent_flags & MOVED != 0 {
             // The slot that took over tells it.
@@ -175,7 +185,7 @@ impl Ledger {
         }
         let known = snapshot.cold.agent_flags & note::KNOWN != 0;
         let (delta, told) = delta(&snapshot, table.told(slot));
-        if known && delta.is_zero() {
+        if known && delta.is_zero() && !told_apart {
             return None;
         }
         let handshake_us = handshake_news(&mut snapshot);
@@ -196,7 +206,7 @@ impl Ledger {
     pub fn harvest(&mut self, table: &Table, slot: u32, now_ns: u64, out: &mut Vec<FlowUpdate>) {
         let Some(snapshot) = table.read(slot) else { return };
         if snapshot.cold.agent_flags & note::KNOWN == 0 {
-            out.extend(self.look(table, slot, now_ns, 0));
+            out.extend(self.look(table, slot, now_ns, 0, false));
         }
         let (delta, _) = delta(&snapshot, table.told(slot));
         let total = snapshot.counters();

@@ -33,6 +33,13 @@ impl Rechecks {
         self.queue.front().is_some_and(|(due, _)| now_ticks.wrapping_sub(*due) <= u32::MAX / 2)
     }
 
+    /// Ticks until the next one is due.
+    pub fn due_in(&self, now_ticks: u32) -> Option<u32> {
+        self.queue
+            .front()
+            .map(|(due, _)| if self.is_due(now_ticks) { 0 } else { due.wrapping_sub(now_ticks) })
+    }
+
     /// The next slot that is due.
     pub fn pop_due(&mut self, now_ticks: u32) -> Option<SlotRef> {
         let (due, slot) = *self.queue.front()?;

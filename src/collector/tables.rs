@@ -12,18 +12,21 @@ use std::time::{Duration, Instant};
 use super::ledger::note;
 use crate::kernel::grace::Grace;
 use crate::kernel::object::{NO_TABLE, Object, TABLE_ENTRIES};
-use crate::kernel::table::{DEAD, MOVED, Table};
+use crate::kernel::table::{DEAD, MOVED, SLOTS, Table};
+use crate::kernel::types::nm_bucket;
 
 /// Slots of the first table: 5.2 MB.
 const FIRST_SLOTS: u64 = 32_768;
-/// Two-choice buckets of eight overflow visibly above this fill.
-const GROW_ABOVE: f64 = 0.75;
+/// Buckets of eight overflow visibly above this fill.
+const GROW_ABOVE: f64 = 0.7;
 /// Fill of a table that has just been made.
 const NEW_FILL: f64 = 0.6;
 /// In a burst a table grows by this at least, since each move costs. What is too much is given back after it.
 const BURST: f64 = 2.0;
-/// A table grows by this at most: the kernel zeroes a gigabyte or two a second, and must be done before the old one is full.
-const STEP: u64 = 8;
+/// The kernel zeroes a new table at this rate at least, bytes a second; it must be done before the old one is full.
+const ZEROED: f64 = 1e9;
+/// From this fill on a table is full.
+const BRIM: f64 = 0.8;
 /// Fill of the largest table with `max_flows` flows: nothing overflows before.
 const FULL: f64 = 0.62;
 /// A table this empty for a while is moved to a smaller one: at most 300 bytes a flow.
@@ -216,6 +219,11 @@ impl Tables {
         slot.entry() == self.current && self.resizing()
     }
 
+    /// Whether no resize is under way.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.resize, Resize::Settled)
+    }
+
     /// How long the collector may sleep: less while a resize waits for it.
     pub fn pause(&self, tick: Duration) -> Duration {
         match self.resize {
@@ -278,7 +286,7 @@ impl Tables {
     ) -> std::io::Result<()> {
         self.measure_opening(crate::clock::monotonic_ns());
         self.resize = match std::mem::replace(&mut self.resize, Resize::Settled) {
-            Resize::Settled => match self.wanted(flows) {
+            Resize::Settled => match self.wanted(flows, u64::from(object.control().opened())) {
                 Some(slots) => {
                     self.retry_at = Some(Instant::now() + RETRY);
                     let nudge = grace.nudge();
@@ -357,8 +365,9 @@ impl Tables {
         Ok(())
     }
 
-    /// Another size, if the number of flows, now and soon, asks for it.
-    fn wanted(&mut self, flows: u64) -> Option<u64> {
+    /// Another size, if the number of flows, now and soon, asks for it. `unread`: flows opened that `flows` does not know of
+    /// yet, about.
+    fn wanted(&mut self, flows: u64, unread: u64) -> Option<u64> {
         let slots = self.slots() as f64;
         let lead = LEAD_SECONDS + LEAD_SECONDS_A_FLOW * flows as f64;
         let coming = (self.opening - self.ending).max(0.0) * lead;
@@ -379,7 +388,11 @@ impl Tables {
         let wanted = (expected / NEW_FILL).max(if burst { slots * BURST } else { 0.0 }) as u64;
         // The last step is not worth two.
         let last = grow && wanted > self.max_slots - self.max_slots / 4;
-        let most = self.max_slots.min(self.slots() * STEP);
+        // In a burst a table of the best size may come too late: it takes half of the time that is left.
+        let left = (slots * BRIM - (flows + unread) as f64).max(0.0) / self.opening.max(1.0);
+        let in_time =
+            (left / 2.0 * ZEROED / size_of::<nm_bucket>() as f64 * f64::from(SLOTS)).max(slots * BURST);
+        let most = self.max_slots.min(in_time as u64);
         Some(if last { most } else { wanted.clamp(least, most) })
     }
 

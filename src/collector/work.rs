@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::handle::{Command, Job, Report, Settings};
@@ -18,13 +18,17 @@ use crate::kernel::counters::{MALFORMED_KINDS, NOT_IP_KINDS};
 use crate::kernel::decode::{Event, EventKind};
 use crate::kernel::events::Events;
 use crate::kernel::grace::Grace;
-use crate::kernel::object::Object;
+use crate::kernel::object::{Object, TABLE_ENTRIES, Transport};
 use crate::kernel::stats::{EventLoss, KernelStats, KindCount, Outcome, TableStats};
-use crate::kernel::table::{DEAD, MOVED};
+use crate::kernel::table::{DEAD, MOVED, SLOTS, Table};
 use crate::kernel::types::nm_kind;
 
 /// The timer: how long an event waits at most, 80 ms.
 const TICK: Duration = Duration::from_millis(80);
+/// After so long without an event it sleeps longer, and the first event wakes it.
+const QUIET: Duration = Duration::from_secs(1);
+/// Until then at most.
+const SLEEP: Duration = Duration::from_secs(1);
 /// A closed flow leaves after this time, so that late segments still join it ...
 const LINGER: Duration = Duration::from_secs(1);
 /// ... and later if they came this lately.
@@ -39,6 +43,24 @@ const LOOKS: usize = 4096;
 const SWEEP: u64 = 65_536;
 /// Names of interfaces that are gone, kept for flows that still mention them.
 const GONE_NAMES: usize = 4096;
+
+/// When the buckets of a table can have an idle flow at the earliest, in ticks: until then they need not be read. A flow that
+/// comes later is idle later.
+#[derive(Default)]
+struct Swept {
+    table: Weak<Table>,
+    due: Vec<u32>,
+}
+
+impl Swept {
+    fn of(&mut self, table: &Arc<Table>, now: u32) -> &mut [u32] {
+        // A weak reference holds the address, so no other table can have it.
+        if !std::ptr::eq(self.table.as_ptr(), Arc::as_ptr(table)) {
+            *self = Self { table: Arc::downgrade(table), due: vec![now; table.buckets() as usize] };
+        }
+        &mut self.due
+    }
+}
 
 pub(super) struct Work {
     object: Object,
@@ -64,11 +86,16 @@ pub(super) struct Work {
     dead: Option<(u64, Vec<SlotRef>)>,
     sweep_at: u32,
     sweep_entry: u32,
+    /// By entry of the outer map.
+    swept: [Swept; TABLE_ENTRIES as usize],
     /// Slots still to be swept because events were lost.
     sweep_left: u64,
     swept_ns: u64,
     /// More is due than was done.
     behind: bool,
+    last_event: Instant,
+    /// Bytes in the ring at which the programs wake this thread while it is at work.
+    wake_bytes: u32,
     out: Vec<FlowUpdate>,
     read: Vec<Event>,
     processed: u64,
@@ -113,9 +140,12 @@ impl Work {
             dead: None,
             sweep_at: 0,
             sweep_entry: 0,
+            swept: Default::default(),
             sweep_left: 0,
             swept_ns: clock::monotonic_ns(),
             behind: false,
+            last_event: Instant::now(),
+            wake_bytes: control.wake_bytes(),
             out: Vec::with_capacity(RUN),
             read: Vec::with_capacity(RUN),
             processed: 0,
@@ -137,9 +167,7 @@ impl Work {
 
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
         loop {
-            let busy = self.behind || !self.jobs.is_empty();
-            let pause = if busy { Duration::ZERO } else { self.tables.pause(TICK) };
-            self.events.wait(pause);
+            self.events.wait(self.pause());
             loop {
                 match commands.try_recv() {
                     Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return self.finish(),
@@ -152,6 +180,28 @@ impl Work {
             self.drain();
             self.tend();
         }
+    }
+
+    /// Nothing has happened for a while, and nothing is under way. Perf buffers can't wake at the first event.
+    fn is_quiet(&self) -> bool {
+        self.last_event.elapsed() > QUIET
+            && self.object.transport() == Transport::Ringbuf
+            && self.tables.is_settled()
+            && self.dead.is_none()
+            && self.sweep_left == 0
+    }
+
+    fn pause(&self) -> Duration {
+        if self.behind || !self.jobs.is_empty() {
+            return Duration::ZERO;
+        }
+        if !self.is_quiet() {
+            return self.tables.pause(TICK);
+        }
+        let now = clock::tick_of(clock::monotonic_ns());
+        let due =
+            [&self.active, &self.closed, &self.attempts].into_iter().filter_map(|queue| queue.due_in(now));
+        due.min().map_or(SLEEP, |ticks| clock::of_ticks(ticks).clamp(TICK, SLEEP))
     }
 
     /// Does what waits, for as long as events may wait for it.
@@ -206,9 +256,12 @@ impl Work {
     /// Reads all waiting events, run by run.
     fn drain(&mut self) {
         let room = self.tables.room(self.ledger.live);
+        let wake_bytes = if self.is_quiet() { 0 } else { self.wake_bytes };
         let mut control = self.object.control();
         control.set_opened(0);
         control.set_room(room);
+        // Before the ring is read: what comes after the last read finds it asleep.
+        control.set_wake_bytes(wake_bytes);
         control.set_waking(0);
         for run in 1.. {
             let mut read = std::mem::take(&mut self.read);
@@ -221,6 +274,9 @@ impl Work {
             }
             self.read = read;
             self.processed += count as u64;
+            if count > 0 {
+                self.last_event = read_at;
+            }
             self.tell(read_at);
             if count < RUN {
                 break;
@@ -253,6 +309,13 @@ impl Work {
                 }
                 self.active.push(slot, clock::tick_of(now_ns));
             }
+            EventKind::Error => {
+                self.look_anew(slot, now_ns, event.stamp_ns, true);
+                let snapshot = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot()));
+                if snapshot.is_some_and(|snapshot| attempt_open(&snapshot)) {
+                    self.attempts.push(slot, clock::tick_of(now_ns));
+                }
+            }
             EventKind::Ended => {
                 self.look(slot, now_ns, event.stamp_ns);
                 self.queue_closed(slot, clock::tick_of(now_ns));
@@ -275,8 +338,12 @@ impl Work {
 
     /// Tells what is new in a slot, and queues what must be looked at later.
     fn look(&mut self, slot: SlotRef, now_ns: u64, event_ns: u64) {
+        self.look_anew(slot, now_ns, event_ns, false);
+    }
+
+    fn look_anew(&mut self, slot: SlotRef, now_ns: u64, event_ns: u64, told_apart: bool) {
         let Some(table) = self.tables.get(slot.entry()) else { return };
-        let Some(update) = self.ledger.look(table, slot.slot(), now_ns, event_ns) else { return };
+        let Some(update) = self.ledger.look(table, slot.slot(), now_ns, event_ns, told_apart) else { return };
         if update.change == crate::flow::update::Change::Opened
             && table.read(slot.slot()).is_some_and(|snapshot| attempt_open(&snapshot))
         {
@@ -466,22 +533,46 @@ impl Work {
         };
         let thorough = self.sweep_left > 0;
         self.sweep_left -= budget.min(self.sweep_left);
+        let now = clock::tick_of(now_ns);
         while budget > 0 {
-            let Some(table) = self.tables.get(self.sweep_entry).filter(|table| self.sweep_at < table.slots())
-            else {
-                // The current table has slots, so this ends.
-                self.sweep_entry = (self.sweep_entry + 1) % crate::kernel::object::TABLE_ENTRIES;
+            let table =
+                self.tables.get(self.sweep_entry).filter(|table| self.sweep_at < table.buckets()).cloned();
+            let Some(table) = table else {
+                // The current table has buckets, so this ends.
+                self.sweep_entry = (self.sweep_entry + 1) % TABLE_ENTRIES;
                 self.sweep_at = 0;
                 continue;
             };
-            budget -= 1;
-            let slot = SlotRef::new(self.sweep_entry, self.sweep_at);
+            budget = budget.saturating_sub(u64::from(SLOTS));
+            let (entry, bucket) = (self.sweep_entry, self.sweep_at);
             self.sweep_at += 1;
-            let tag = table.tag(slot.slot());
-            if tag != 0 && (thorough || tag & DEAD != 0 || self.idle(table.last_tick(slot.slot()), now_ns)) {
-                self.sweep_slot(slot, now_ns);
+            let due = self.swept[entry as usize].of(&table, now)[bucket as usize];
+            if thorough || now.wrapping_sub(due) <= u32::MAX / 2 {
+                let due = self.sweep_bucket(&table, entry, bucket, thorough, now_ns);
+                self.swept[entry as usize].of(&table, now)[bucket as usize] = due;
             }
         }
+    }
+
+    /// Looks at the flows of a bucket that are idle, or at all; when one of the others can be idle at the earliest.
+    fn sweep_bucket(&mut self, table: &Table, entry: u32, bucket: u32, thorough: bool, now_ns: u64) -> u32 {
+        let timeout = clock::ticks(self.settings.flow_timeout);
+        let now = clock::tick_of(now_ns);
+        let mut soonest = timeout;
+        for slot in bucket * SLOTS..(bucket + 1) * SLOTS {
+            let tag = table.tag(slot);
+            if tag == 0 {
+                continue;
+            }
+            let last = table.last_tick(slot);
+            if thorough || tag & DEAD != 0 || self.idle(last, now_ns) {
+                self.sweep_slot(SlotRef::new(entry, slot), now_ns);
+            }
+            let silent = now.wrapping_sub(last);
+            // A packet may have come just now.
+            soonest = soonest.min(timeout.saturating_sub(if silent > u32::MAX / 2 { 0 } else { silent }));
+        }
+        now.wrapping_add(soonest)
     }
 
     /// Slots of all tables.

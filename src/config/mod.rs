@@ -196,6 +196,7 @@ section!(
         enabled: bool = "On or off.",
         detect_port_scans: bool = "Port scans.",
         detect_suspicious_patterns: bool = "Other patterns.",
+        allow: Vec<String> = "Networks whose hosts may scan.",
     }
 );
 section!(

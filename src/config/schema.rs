@@ -23,6 +23,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// A list of names or globs.
     Globs,
+    /// A list of networks.
+    Networks,
     /// A list of these words.
     Words(&'static [&'static str]),
     /// Ascending positive numbers.
@@ -45,6 +47,7 @@ impl Kind {
             Self::Address => "host:port, like 127.0.0.1:6060, or empty".into(),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
             Self::Globs => "a list of interface names or globs, like [\"eth0\", \"veth*\"]".into(),
+            Self::Networks => "a list of networks, like [\"10.0.0.0/8\", \"fd00::/8\"]".into(),
             Self::Words(words) => format!("a list out of {}", words.join(", ")),
             Self::Buckets => "a list of ascending numbers above 0".into(),
         }
@@ -134,7 +137,13 @@ pub const KEYS: &[Key] = &[
     ),
     key("features.security_monitoring.enabled", Kind::Bool, "true", "look for signs of attack"),
     key("features.security_monitoring.detect_port_scans", Kind::Bool, "true", "port scans"),
-    key("features.security_monitoring.detect_suspicious_patterns", Kind::Bool, "true", "other patterns"),
+    key(
+        "features.security_monitoring.detect_suspicious_patterns",
+        Kind::Bool,
+        "true",
+        "floods, stealth probes, bursts of logins",
+    ),
+    key("features.security_monitoring.allow", Kind::Networks, "[]", "networks whose hosts may do all that"),
     key("features.process_attribution.enabled", Kind::Bool, "true", "name units, containers and processes"),
     key("kubernetes.enabled", Kind::Choice(&["auto", "true", "false"]), "auto", "name pods and services"),
     key("kubernetes.node_name", Kind::Text, "\"\"", "own node; empty = ask the surroundings"),

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::schema::Kind;
+use crate::flow::cidr::Cidr;
 
 /// Durations as milliseconds.
 pub(super) mod millis {
@@ -53,6 +54,10 @@ pub(super) fn normal(kind: &Kind, value: &Value, text: bool) -> Option<Value> {
         Kind::Globs => {
             let globs = words(value, text)?;
             crate::interfaces::Selection::new(&globs, &[]).ok().map(|_| json!(globs))
+        }
+        Kind::Networks => {
+            let networks = words(value, text)?;
+            networks.iter().all(|network| Cidr::parse(network).is_some()).then(|| json!(networks))
         }
         Kind::Words(known) => {
             let words = words(value, text)?;

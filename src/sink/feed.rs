@@ -1,6 +1,6 @@
 //! The one way from the collector to the sinks.
 //!
-//! Metrics and history are written on the collector's own thread, a few dozen events at a time, so that an event
+//! Metrics, history and detector are fed on the collector's own thread, a few dozen events at a time, so that an event
 //! is visible some microseconds after it was read. Followers and exporters get larger batches through a bounded
 //! channel; one that is too slow loses batches and is told how many.
 
@@ -11,6 +11,7 @@ use tokio::sync::broadcast;
 
 use super::history::History;
 use super::prometheus::FlowMetrics;
+use crate::detect::Detector;
 use crate::flow::fold::Fold;
 use crate::flow::update::{Batch, FlowUpdate, Sink};
 
@@ -24,6 +25,7 @@ const LEAST_BATCHES: usize = 16;
 pub struct Feed {
     metrics: Arc<Mutex<FlowMetrics>>,
     history: Arc<Mutex<History>>,
+    detector: Arc<Mutex<Detector>>,
     followers: broadcast::Sender<Batch>,
     pending: Vec<FlowUpdate>,
     batch_size: usize,
@@ -48,6 +50,7 @@ impl Feed {
     pub fn new(
         metrics: Arc<Mutex<FlowMetrics>>,
         history: Arc<Mutex<History>>,
+        detector: Arc<Mutex<Detector>>,
         followers: broadcast::Sender<Batch>,
         batch_size: usize,
         fold_every: Option<Duration>,
@@ -57,7 +60,15 @@ impl Feed {
             interval,
             due: Instant::now() + interval,
         });
-        Self { metrics, history, followers, pending: Vec::new(), batch_size: batch_size.max(1), folding }
+        Self {
+            metrics,
+            history,
+            detector,
+            followers,
+            pending: Vec::new(),
+            batch_size: batch_size.max(1),
+            folding,
+        }
     }
 
     fn follow(&mut self, updates: &[FlowUpdate]) {
@@ -90,6 +101,7 @@ impl Sink for Feed {
     fn take(&mut self, updates: &[FlowUpdate], read_at: Instant) {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner).apply(updates, read_at);
         self.history.lock().unwrap_or_else(PoisonError::into_inner).apply(updates);
+        self.detector.lock().unwrap_or_else(PoisonError::into_inner).observe(updates);
         if self.followers.receiver_count() > 0 {
             self.follow(updates);
         }

@@ -11,6 +11,8 @@ use prometheus::{Encoder, TextEncoder};
 use super::flows::FlowMetrics;
 use super::process::Process;
 use super::summary::Summary;
+use crate::detect::Detector;
+use crate::detect::alert::Kind;
 use crate::kernel::stats::{KernelStats, Outcome};
 
 /// Reads the kernel side's counters.
@@ -19,6 +21,7 @@ pub type ReadKernel = Arc<dyn Fn() -> Option<KernelStats> + Send + Sync>;
 /// Joins all counts when scraped.
 pub struct Exporter {
     flows: Arc<Mutex<FlowMetrics>>,
+    detector: Arc<Mutex<Detector>>,
     kernel: ReadKernel,
     process: Mutex<Process>,
     last_ebpf: Mutex<Option<(std::time::Instant, f64)>>,
@@ -120,10 +123,16 @@ fn latency(flows: &FlowMetrics) -> Metric {
 
 impl Exporter {
     /// Joins what `flows` counts with what `kernel` reads. `proc` is the root of procfs.
-    pub fn new(flows: Arc<Mutex<FlowMetrics>>, kernel: ReadKernel, proc: &str) -> Self {
+    pub fn new(
+        flows: Arc<Mutex<FlowMetrics>>,
+        detector: Arc<Mutex<Detector>>,
+        kernel: ReadKernel,
+        proc: &str,
+    ) -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self {
             flows,
+            detector,
             kernel,
             process: Mutex::new(Process::new(proc)),
             last_ebpf: Mutex::new(None),
@@ -141,6 +150,7 @@ impl Exporter {
         if let Some(stats) = (self.kernel)() {
             self.kernel_families(&mut page, &stats);
         }
+        self.security_families(&mut page);
         self.own_families(&mut page);
         let mut text = Vec::with_capacity(64 * 1024);
         TextEncoder::new().encode(&page.0, &mut text)?;
@@ -309,6 +319,23 @@ impl Exporter {
             cpu,
         );
         page.gauge("netmon_tasks_count", "Threads of the agent.", vec![level(&[], usage.threads as f64)]);
+    }
+
+    fn security_families(&self, page: &mut Page) {
+        let detector = self.detector.lock().unwrap_or_else(PoisonError::into_inner);
+        let event = |kind: &Kind| {
+            count(&[("type", kind.name()), ("severity", kind.severity())], detector.alerts.events(*kind))
+        };
+        page.counter(
+            "netmon_security_events_total",
+            "Signs of attack; one event for each source, target and type, however long it goes on.",
+            Kind::ALL.iter().map(event).collect(),
+        );
+        page.counter(
+            "netmon_security_untracked_total",
+            "Observations that found no place in the bounded memory of the detector.",
+            vec![count(&[], detector.untracked())],
+        );
     }
 
     fn own_families(&self, page: &mut Page) {
