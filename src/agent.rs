@@ -122,7 +122,7 @@ pub async fn run(
         batch_size,
         fold_every,
     );
-    let collector = Collector::start(object, &settings, Box::new(feed)).context("start the collector")?;
+    let mut collector = Collector::start(object, &settings, Box::new(feed)).context("start the collector")?;
 
     let state = Arc::new(State {
         collector: collector.handle(),
@@ -164,7 +164,7 @@ pub async fn run(
     let following = follow_interfaces(&config, &collector.handle(), &readiness)?;
     tokio::select! {
         () = stop => {}
-        () = watch_over(&collector) => tracing::error!("the collector has ended by itself: stopping"),
+        () = collector.ended() => tracing::error!("the collector has ended by itself: stopping"),
     }
 
     tracing::info!("stopping");
@@ -190,12 +190,6 @@ pub async fn run(
     // The socket is replaced at the next start in any case.
     let _ = std::fs::remove_file(&config.api.socket);
     Ok(())
-}
-
-async fn watch_over(collector: &Collector) {
-    while !collector.is_finished() {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
 }
 
 /// Tells the collector which interfaces come and go.

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::hooks::Watched;
 use super::ledger::{Context, Departed};
 use super::tables::Tables;
@@ -85,6 +87,7 @@ pub struct Handle {
 pub struct Collector {
     handle: Handle,
     thread: JoinHandle<()>,
+    ended: oneshot::Receiver<()>,
 }
 
 impl Collector {
@@ -105,9 +108,11 @@ impl Collector {
         let names = Arc::new(Mutex::new(Arc::new(HashMap::new())));
         let handle = Handle { commands, nudge: nudge.clone(), view, names: Arc::clone(&names) };
         let (ready, started) = sync_channel(1);
+        let (alive, ended) = oneshot::channel();
         let settings = settings.clone();
         let view = handle.view.clone();
         let thread = std::thread::Builder::new().name("netmon-collector".into()).spawn(move || {
+            let _alive = alive;
             // The reading end is bound to its thread, so it is opened here.
             let opened =
                 Events::open(&object, nudge.clone()).and_then(|e| Ok((e, Grace::start(&object, nudge)?)));
@@ -120,7 +125,7 @@ impl Collector {
             }
         })?;
         started.recv().map_err(std::io::Error::other)??;
-        Ok(Self { handle, thread })
+        Ok(Self { handle, thread, ended })
     }
 
     /// To talk to it.
@@ -128,9 +133,10 @@ impl Collector {
         self.handle.clone()
     }
 
-    /// Whether the thread has ended, which it does only when told or after a panic.
-    pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+    /// Waits for the thread to end, which it does only when told or after a panic.
+    pub async fn ended(&mut self) {
+        // Nothing is ever sent: the other end goes with the thread.
+        let _ = (&mut self.ended).await;
     }
 
     /// Detaches everything, tells the last of every flow and ends the thread. Blocking.
