@@ -96,7 +96,7 @@ struct nm_hot {
 	u8 tcp_flags[2];  /* union of the flags sent by each side (RFC 9293 bits) */
 	u8 handshake;	  /* 1 = a TCP handshake that was seen from its SYN is not through yet */
 	u8 icmp_errors;	  /* enum nm_icmp_error, or-ed: what errors that quote this flow have said */
-	u64 closed_ns; /* when TCP closed; 0 = it has not */
+	u64 closed_ns;	  /* when TCP closed; 0 = it has not */
 };
 _Static_assert(sizeof(struct nm_hot) == 64, "one cache line");
 
