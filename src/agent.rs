@@ -323,7 +323,7 @@ impl Source for State {
 
     fn alerts(&self) -> Vec<AlertRecord> {
         let clock = WallClock::now();
-        let alerts = self.detector.lock().unwrap_or_else(PoisonError::into_inner).alerts();
+        let alerts = self.detector.lock().unwrap_or_else(PoisonError::into_inner).alerts.newest_first();
         alerts.iter().map(|alert| AlertRecord::of(alert, &clock)).collect()
     }
 

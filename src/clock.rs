@@ -54,6 +54,12 @@ pub fn of_ticks(ticks: u32) -> Duration {
     Duration::from_nanos(u64::from(ticks) << TICK_SHIFT)
 }
 
+/// Ticks from one to a later; 0 if it is not later, since a packet may have come just now.
+pub fn ticks_since(earlier: u32, later: u32) -> u32 {
+    let passed = later.wrapping_sub(earlier);
+    if passed > u32::MAX / 2 { 0 } else { passed }
+}
+
 /// The tick of a moment on `CLOCK_MONOTONIC`; wraps every 52 days, so compare by difference.
 pub fn tick_of(monotonic_ns: u64) -> u32 {
     (monotonic_ns >> TICK_SHIFT) as u32

@@ -13,14 +13,13 @@
 
 NM_GLOBAL int nm_emit(struct __sk_buff *skb, u32 kind, u32 table, u32 slot, u64 stamp_ns)
 {
-	struct nm_event event =
-				{
-					.stamp_ns = stamp_ns,
-					.slot = slot,
-					.table = table,
-					.kind = kind,
-				},
-			*room;
+	struct nm_event event = {
+		.stamp_ns = stamp_ns,
+		.slot = slot,
+		.table = table,
+		.kind = kind,
+	};
+	struct nm_event *room;
 	u64 flags = BPF_RB_NO_WAKEUP;
 
 	if (nm_transport == NM_PERF) {

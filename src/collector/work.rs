@@ -443,8 +443,7 @@ impl Work {
         };
         let now = clock::tick_of(now_ns);
         let timeout = clock::ticks(self.settings.connect_timeout);
-        let lasted = snapshot.last_tick().wrapping_sub(clock::tick_of(snapshot.cold.start_ns));
-        let lasted = if lasted > u32::MAX / 2 { 0 } else { lasted };
+        let lasted = clock::ticks_since(clock::tick_of(snapshot.cold.start_ns), snapshot.last_tick());
         self.annotate(slot, note::TIMED_OUT);
         if now.wrapping_sub(snapshot.last_tick()) >= timeout.saturating_add(lasted) {
             self.bury(slot);
@@ -568,9 +567,7 @@ impl Work {
             if thorough || tag & DEAD != 0 || self.idle(last, now_ns) {
                 self.sweep_slot(SlotRef::new(entry, slot), now_ns);
             }
-            let silent = now.wrapping_sub(last);
-            // A packet may have come just now.
-            soonest = soonest.min(timeout.saturating_sub(if silent > u32::MAX / 2 { 0 } else { silent }));
+            soonest = soonest.min(timeout.saturating_sub(clock::ticks_since(last, now)));
         }
         now.wrapping_add(soonest)
     }
@@ -581,9 +578,7 @@ impl Work {
     }
 
     fn idle(&self, last_tick: u32, now_ns: u64) -> bool {
-        let idle = clock::tick_of(now_ns).wrapping_sub(last_tick);
-        // A packet may have come just now.
-        idle < u32::MAX / 2 && idle > clock::ticks(self.settings.flow_timeout)
+        clock::ticks_since(last_tick, clock::tick_of(now_ns)) > clock::ticks(self.settings.flow_timeout)
     }
 
     fn sweep_slot(&mut self, slot: SlotRef, now_ns: u64) {

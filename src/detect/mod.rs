@@ -11,7 +11,7 @@ mod tests;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use alert::{Alert, Alerts, Kind, Subject};
+use alert::{Alerts, Kind, Subject};
 use spread::Spread;
 
 use crate::flow::cidr::Cidr;
@@ -186,11 +186,6 @@ impl Detector {
             let subject = Subject { src: Some(src), dst: Some(dst.ip()), port: Some(dst.port()) };
             self.alerts.raise(Kind::LoginBurst, subject, &found);
         }
-    }
-
-    /// Alerts, newest first.
-    pub fn alerts(&self) -> Vec<Alert> {
-        self.alerts.newest_first()
     }
 }
 

@@ -65,7 +65,7 @@ fn raised(updates: impl IntoIterator<Item = FlowUpdate>) -> Vec<(Kind, Subject)>
     for update in updates {
         detector.observe(&[update]);
     }
-    detector.alerts().iter().map(|alert| (alert.kind, alert.subject)).collect()
+    detector.alerts.newest_first().iter().map(|alert| (alert.kind, alert.subject)).collect()
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn a_port_scan_is_one_alert_and_names_its_ends() {
     assert_eq!(raised(scan(1000)), [(Kind::PortScan, subject)]);
     let mut detector = detector();
     detector.observe(&scan(100).collect::<Vec<_>>());
-    let alert = detector.alerts()[0];
+    let alert = detector.alerts.newest_first()[0];
     assert!((80..=120).contains(&alert.found.distinct) && alert.found.in_vain == 100, "{alert:?}");
     assert!(alert.found.examples.iter().all(|id| *id != 0));
     assert!(alert.message().contains("ports of 10.0.0.2"), "{}", alert.message());
@@ -159,7 +159,7 @@ fn allowed_sources_may_scan() {
     for port in 1..100 {
         detector.observe(&[refused(end(1, 40_000), end(2, port), 1.0)]);
     }
-    assert_eq!(detector.alerts(), []);
+    assert_eq!(detector.alerts.newest_first(), []);
 }
 
 #[test]

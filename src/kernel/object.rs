@@ -111,14 +111,11 @@ impl Object {
             Table::create(1).map_err(|source| LoadError::Step { what: "create a flow table", source })?;
         open.maps.nm_tables.set_inner_map_fd(inner.fd()).map_err(step("set the inner map"))?;
 
-        let mut keys = [0u8; size_of::<[u64; 22]>()];
-        std::io::Read::read_exact(
-            &mut std::fs::File::open("/dev/urandom")
-                .map_err(|source| LoadError::Step { what: "open /dev/urandom", source })?,
-            &mut keys,
-        )
-        .map_err(|source| LoadError::Step { what: "read /dev/urandom", source })?;
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
+            let mut keys = vec![0u8; size_of_val(&rodata.nm_hash_keys)];
+            std::fs::File::open("/dev/urandom")
+                .and_then(|mut random| std::io::Read::read_exact(&mut random, &mut keys))
+                .map_err(|source| LoadError::Step { what: "read /dev/urandom", source })?;
             for (key, bytes) in rodata.nm_hash_keys.iter_mut().zip(keys.as_chunks().0) {
                 *key = u64::from_ne_bytes(*bytes);
             }
