@@ -2,8 +2,8 @@
 //! same run. Needs root. `cargo bench --bench packet [-- PART OF A NAME]`; benches/README.md says how to read it.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use netmon::kernel::object::{Object, Options, TestProgram};
-use netmon::kernel::table::Table;
+use netmon::kernel::object::{Features, Object, Options, TestProgram};
+use netmon::kernel::table::{Layout, Table};
 
 const REPEAT: u32 = 1_000_000;
 const ROUNDS: usize = 5;
@@ -56,9 +56,10 @@ fn line(name: &str, [empty, ours]: [(u32, u32, u32); 2]) {
 }
 
 fn load(flows: u64) -> (Object, Table) {
-    let options = Options { transport: None, event_buffer_events: 1 << 22, bench: true };
+    let options =
+        Options { transport: None, event_buffer_events: 1 << 22, features: Features::default(), bench: true };
     let mut object = Object::load(&options).expect("load (root is needed)");
-    let table = Table::create((flows * 10 / 6).max(16_384)).expect("create a table");
+    let table = Table::create((flows * 10 / 6).max(16_384), Layout::Narrow).expect("create a table");
     object.install(0, &table).expect("install the table");
     object.control().set_buckets(0, table.buckets());
     // Test runs come from the loopback device, interface 1.

@@ -11,6 +11,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use netmon::clock::{WallClock, monotonic_ns};
 use netmon::detect::{self, Detector};
 use netmon::flow::key::{FlowKey, Protocol};
+use netmon::flow::measured::NewRtts;
 use netmon::flow::present::Presenter;
 use netmon::flow::record::{Direction, IcmpErrors, State, Status};
 use netmon::flow::update::{Change, Counters, Flow, FlowUpdate};
@@ -40,12 +41,22 @@ fn update(n: u32) -> FlowUpdate {
         tcp_flags: [0x1a, 0x1a],
         handshake_us: Some(412),
         icmp: None,
+        reset_by_opener: None,
+        measured: None,
         icmp_errors: IcmpErrors::default(),
         opener_seen: true,
         seen_on: [2, 0, 0, 0],
         folded: None,
     };
-    FlowUpdate { flow, delta, handshake_us: Some(412), change: Change::Opened, event_ns: monotonic_ns() }
+    FlowUpdate {
+        flow,
+        delta,
+        handshake_us: Some(412),
+        rtts: NewRtts::default(),
+        new_retransmits: 0,
+        change: Change::Opened,
+        event_ns: monotonic_ns(),
+    }
 }
 
 fn pipeline(c: &mut Criterion) {

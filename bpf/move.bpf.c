@@ -17,6 +17,32 @@ struct {
 	__type(value, struct nm_place);
 } nm_move_to SEC(".maps");
 
+/*
+ * State goes along now; what is measured and counted follows with the counters. A packet that has found the new slot meanwhile has
+ * begun afresh there, and keeps that.
+ */
+static __always_inline void nm_move_known(const struct nm_wide *from, u32 i, struct nm_wide *to, u32 slot)
+{
+	u32 side;
+
+	if (!to)
+		return;
+	slot &= NM_SLOTS - 1;
+#pragma unroll
+	for (side = 0; side < 2; side++) {
+		if (!to->track[slot].side[side].marks)
+			to->track[slot].side[side] = from->track[i].side[side];
+		to->timing[slot].app_tries[side] = from->timing[i].app_tries[side];
+		to->detail[slot].who[side] = from->detail[i].who[side];
+		to->detail[slot].srtt_us[side] = from->detail[i].srtt_us[side];
+	}
+	to->timing[slot].answer_us = from->timing[i].answer_us;
+	to->timing[slot].first_byte_us = from->timing[i].first_byte_us;
+	to->timing[slot].request_us = from->timing[i].request_us;
+	to->timing[slot].app = from->timing[i].app;
+	to->timing[slot].app_detail = from->timing[i].app_detail;
+}
+
 SEC("tc")
 int nm_move(struct __sk_buff *skb)
 {
@@ -45,13 +71,15 @@ int nm_move(struct __sk_buff *skb)
 		hot.report_ticks = old->hot[i].report_ticks;
 		hot.tcp_flags[0] = old->hot[i].tcp_flags[0];
 		hot.tcp_flags[1] = old->hot[i].tcp_flags[1];
-		hot.handshake = old->hot[i].handshake;
+		hot.marks = old->hot[i].marks;
 		hot.icmp_errors = old->hot[i].icmp_errors;
 		hot.closed_ns = old->hot[i].closed_ns;
 		if (!nm_claim(to, tag, &cold, &hot, &fresh)) {
 			nm_control.move_failed += 1;
 			continue;
 		}
+		if (nm_features)
+			nm_move_known((struct nm_wide *)old, i, nm_wide_at(to), to->slot);
 		old->cold[i].start_ns = nm_slot_number(to);
 		old->cold[i].agent_flags |= NM_FLAG_MOVED;
 		old->tags[i] = tag | NM_DEAD;

@@ -18,7 +18,7 @@ use crate::api::{self, Source, Which};
 use crate::clock::WallClock;
 use crate::collector::{Collector, Handle, Part, Settings};
 use crate::config::cli::Mode;
-use crate::config::{Attach, Config, Switch, TransportChoice};
+use crate::config::{Attach, Config, Precision, Switch, TransportChoice};
 use crate::detect::alert::AlertRecord;
 use crate::detect::{self, Detector};
 use crate::flow::cidr::Cidr;
@@ -26,7 +26,7 @@ use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
 use crate::interfaces::{Event, Follower, Selection};
 use crate::kernel::attach::Method;
-use crate::kernel::object::{Object, Options, Transport};
+use crate::kernel::object::{Features, Object, Options, Transport};
 use crate::sink::feed::{self, Feed};
 use crate::sink::history::{self, History};
 use crate::sink::prometheus::{Exporter, FlowMetrics, Readiness, http};
@@ -78,6 +78,7 @@ pub async fn run(
                 TransportChoice::Perf => Some(Transport::Perf),
             },
             event_buffer_events: config.resources.maps.event_buffer_size,
+            features: features(&config),
             bench: false,
         };
         move || Object::load(&options)
@@ -190,6 +191,18 @@ pub async fn run(
     // The socket is replaced at the next start in any case.
     let _ = std::fs::remove_file(&config.api.socket);
     Ok(())
+}
+
+fn features(config: &Config) -> Features {
+    let latency = &config.features.latency_tracking;
+    Features {
+        timing: latency
+            .enabled
+            .then(|| latency.histogram_buckets.iter().map(|ms| (ms * 1e3).round() as u32).collect()),
+        precise: latency.precision == Precision::High,
+        protocol: config.features.protocol_detection.enabled,
+        who: config.features.process_attribution.enabled,
+    }
 }
 
 /// Tells the collector which interfaces come and go.

@@ -7,9 +7,9 @@ mod frame;
 
 use frame::{Ipv4, ethernet, extension, fragment6, icmp, ipv6, padded, tag, tcp, udp};
 use netmon::kernel::decode;
-use netmon::kernel::object::{Object, Options, TestProgram};
+use netmon::kernel::object::{Features, Object, Options, TestProgram};
 use netmon::kernel::stats::Outcome;
-use netmon::kernel::table::{Snapshot, Table};
+use netmon::kernel::table::{Layout, Snapshot, Table};
 use netmon::kernel::types::nm_kind;
 
 const SYN: u8 = 2;
@@ -28,9 +28,22 @@ impl Bench {
     }
 
     fn with_slots(slots: u64) -> Self {
-        let options = Options { transport: None, event_buffer_events: 4096, bench: false };
+        Self::with(slots, Features::default())
+    }
+
+    /// With everything that the programs can look at.
+    fn knowing() -> Self {
+        Self::with(
+            1024,
+            Features { timing: Some(vec![100, 1000, 10_000]), precise: true, protocol: true, who: true },
+        )
+    }
+
+    fn with(slots: u64, features: Features) -> Self {
+        let layout = features.layout();
+        let options = Options { transport: None, event_buffer_events: 4096, features, bench: false };
         let mut object = Object::load(&options).expect("these tests need root and a kernel with BTF");
-        let table = Table::create(slots).unwrap();
+        let table = Table::create(slots, layout).unwrap();
         object.install(0, &table).unwrap();
         object.control().set_buckets(0, table.buckets());
         object.add_interface(0, 14).unwrap();
@@ -65,22 +78,26 @@ impl Bench {
     }
 }
 
-/// Shows one frame to a fresh program and returns the flow that it made: "protocol src dst packets bytes".
+/// Shows one frame to fresh programs and returns the flow that it made: "protocol src dst packets bytes". What the programs
+/// look at beyond counters makes no difference.
 fn flow_of(frame: &[u8]) -> String {
-    let bench = Bench::new();
-    bench.see(frame);
-    bench.assert_conserved();
-    match &bench.flows()[..] {
-        [flow] => {
-            let key = decode::key(&flow.cold).unwrap();
-            let counters = flow.counters();
-            format!(
-                "{} {} {} {} {}",
-                key.protocol, key.src, key.dst, counters.packets_sent, counters.bytes_sent
-            )
+    let [narrow, wide] = [Bench::new(), Bench::knowing()].map(|bench| {
+        bench.see(frame);
+        bench.assert_conserved();
+        match &bench.flows()[..] {
+            [flow] => {
+                let key = decode::key(&flow.cold).unwrap();
+                let counters = flow.counters();
+                format!(
+                    "{} {} {} {} {}",
+                    key.protocol, key.src, key.dst, counters.packets_sent, counters.bytes_sent
+                )
+            }
+            flows => format!("{} flows", flows.len()),
         }
-        flows => format!("{} flows", flows.len()),
-    }
+    });
+    assert_eq!(narrow, wide);
+    narrow
 }
 
 /// Shows one frame that must make no flow, and checks why.
@@ -441,10 +458,11 @@ fn the_perf_buffer_transport_loads_and_counts() {
     let options = Options {
         transport: Some(netmon::kernel::object::Transport::Perf),
         event_buffer_events: 4096,
+        features: Features::default(),
         bench: false,
     };
     let mut object = Object::load(&options).expect("load with perf buffers");
-    let table = Table::create(64).unwrap();
+    let table = Table::create(64, Layout::Narrow).unwrap();
     object.install(0, &table).unwrap();
     object.control().set_buckets(0, table.buckets());
     object.add_interface(0, 14).unwrap();

@@ -9,13 +9,10 @@
 #include "nm_packet.h"
 #include "nm_event.h"
 #include "nm_table.h"
+#include "nm_timing.h"
 
 #define NM_OWNER_SILENCE_TICKS 954 /* one second */
 #define NM_FEW		       3   /* free slots of the emptier bucket of two */
-#define NM_TCP_FIN	       0x01
-#define NM_TCP_SYN	       0x02
-#define NM_TCP_RST	       0x04
-#define NM_TCP_ACK	       0x10
 
 /* Side of the sender in the canonical key: the lower end is side 0. */
 static __always_inline u32 nm_sender_side(const struct nm_packet *p)
@@ -111,11 +108,33 @@ static __always_inline void nm_measure(struct __sk_buff *skb, u32 header_bytes, 
 	wire->bytes = length + tag + (segments - 1) * (header_bytes + tag);
 }
 
+/* The other side's SYN+ACK, and the opener's first ACK after it, which ends the handshake. */
+static __always_inline void nm_shake_hands(struct nm_bucket *bucket, u32 slot, const struct nm_packet *p, u32 side)
+{
+	struct nm_hot *hot = &bucket->hot[slot];
+	struct nm_cold *cold = &bucket->cold[slot];
+	bool answer = side != cold->opener;
+	u64 us;
+
+	if (answer ? !(nm_features & NM_FEATURE_TIMING) || !(p->tcp_flags & NM_TCP_SYN)
+		   : !(hot->tcp_flags[!side] & NM_TCP_SYN))
+		return;
+	us = (bpf_ktime_get_ns() - cold->start_ns) / 1000;
+	us = us > 0xffffffff ? 0xffffffff : us ?: 1;
+	if (!answer) {
+		hot->marks &= ~NM_MARK_HANDSHAKE;
+		cold->handshake_us = us;
+	} else if (!((struct nm_wide *)bucket)->timing[slot].answer_us) {
+		((struct nm_wide *)bucket)->timing[slot].answer_us = us;
+	}
+}
+
 static __always_inline enum nm_outcome nm_count(struct __sk_buff *skb, struct nm_bucket *bucket,
 						const struct nm_scratch *scratch, u32 side, u32 owner, u32 now_ticks)
 {
 	const struct nm_packet *p = &scratch->packet;
 	u32 slot = scratch->at.slot & (NM_SLOTS - 1), holder;
+	u64 before;
 	struct nm_hot *hot = &bucket->hot[slot];
 	struct nm_cold *cold = &bucket->cold[slot];
 	u8 flags;
@@ -131,23 +150,22 @@ static __always_inline enum nm_outcome nm_count(struct __sk_buff *skb, struct nm
 			nm_remember(cold, holder);
 		hot->owner[side] = owner;
 	}
+	before = hot->packets[side];
 	__sync_fetch_and_add(&hot->packets[side], scratch->wire.packets);
 	__sync_fetch_and_add(&hot->bytes[side], scratch->wire.bytes);
 	if (hot->seen_ticks[side] != now_ticks)
 		hot->seen_ticks[side] = now_ticks;
+	if (nm_features)
+		nm_know(skb, bucket, scratch, side, before, now_ticks);
 
 	if (p->protocol == IPPROTO_TCP) {
 		flags = hot->tcp_flags[side];
 		if (p->tcp_flags & ~flags)
 			hot->tcp_flags[side] = flags | p->tcp_flags;
-		/* The opener's first ACK after the other side's SYN ends the handshake. */
-		if (hot->handshake && side == cold->opener && p->tcp_flags & NM_TCP_ACK &&
-		    hot->tcp_flags[!side] & NM_TCP_SYN) {
-			u64 us = (bpf_ktime_get_ns() - cold->start_ns) / 1000;
-
-			hot->handshake = 0;
-			cold->handshake_us = us > 0xffffffff ? 0xffffffff : us ?: 1;
-		}
+		if (hot->marks & NM_MARK_HANDSHAKE && p->tcp_flags & NM_TCP_ACK)
+			nm_shake_hands(bucket, slot, p, side);
+		if (p->tcp_flags & NM_TCP_RST && !(hot->marks & NM_MARK_RESET))
+			hot->marks |= NM_MARK_RESET | (side ? NM_MARK_RESET_BY : 0);
 		if (p->tcp_flags & (NM_TCP_FIN | NM_TCP_RST) && !hot->closed_ns &&
 		    (p->tcp_flags & NM_TCP_RST || hot->tcp_flags[!side] & NM_TCP_FIN)) {
 			hot->closed_ns = bpf_ktime_get_ns();
@@ -199,7 +217,7 @@ static __always_inline bool nm_open(struct __sk_buff *skb, struct nm_scratch *sc
 	cold.icmp_code = p->icmp_code;
 	cold.start_ns = bpf_ktime_get_ns();
 	nm_set_opener(&cold, p, side);
-	hot.handshake = p->protocol == IPPROTO_TCP && cold.opener_seen;
+	hot.marks = p->protocol == IPPROTO_TCP && cold.opener_seen ? NM_MARK_HANDSHAKE : 0;
 	hot.report_ticks = now_ticks;
 	hot.seen_ticks[0] = now_ticks;
 	hot.seen_ticks[1] = now_ticks;

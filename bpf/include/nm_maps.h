@@ -16,7 +16,8 @@ struct nm_table {
 	__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
 	__uint(max_entries, 1);
 	__uint(key_size, sizeof(u32));
-	__uint(value_size, sizeof(struct nm_bucket)); /* a nested __type stays a forward declaration in BTF */
+	/* struct nm_wide when a feature asks for it: the agent makes the tables. A nested __type stays a forward declaration. */
+	__uint(value_size, sizeof(struct nm_bucket));
 };
 
 struct {
@@ -107,13 +108,18 @@ struct nm_packet {
 	u8 tcp_flags;
 	u8 icmp_type;
 	u8 icmp_code;
-	u8 is_request;	  /* ICMP echo request */
-	u8 is_reply;	  /* ICMP echo reply */
-	u8 kind;	  /* why not IP or malformed */
-	u32 header_bytes; /* link to transport header: what each segment of a super-packet carries */
+	u8 is_request; /* ICMP echo request */
+	u8 is_reply;   /* ICMP echo reply */
+	u8 kind;       /* why not IP or malformed */
+	u32 header_bytes; /* link to transport header: what each segment of a super-packet carries; the payload begins there */
 	u16 quote;	  /* ICMP error: offset of the packet that it quotes */
-	u8 icmp_error;	  /* enum nm_icmp_error */
-	u8 reserved;
+	u8 icmp_error; /* enum nm_icmp_error */
+	u8 whole;      /* TCP and UDP: no fragment, and what follows is filled in */
+	u32 payload_bytes;
+	u32 seq; /* TCP; ICMP echo: the sequence number, network order */
+	u32 ack;
+	u16 window;	 /* unscaled */
+	u16 tcp_options; /* their offset */
 };
 
 /* A slot of the flow table. */
@@ -158,12 +164,14 @@ static __always_inline struct nm_scratch *nm_in_hand(void)
 #define NM_HASH_WORDS 10
 const volatile u64 nm_hash_keys[2 + 2 * NM_HASH_WORDS] __weak; /* random, this run's */
 const volatile u32 nm_transport __weak;			       /* enum nm_transport */
+const volatile u32 nm_features __weak;			       /* NM_FEATURE_, or-ed */
+const volatile u32 nm_bounds_us[NM_LANES - 1] __weak;	       /* upper bounds of the lanes; what is unused is ~0 */
 
 struct nm_control nm_control __weak;
 
 /* Types that no map definition names, so that the object's BTF and the skeleton have them. */
 struct nm_anchors {
-	struct nm_bucket bucket;
+	struct nm_wide wide;
 	struct nm_event event;
 	enum nm_outcome outcome;
 	enum nm_kind kind;

@@ -7,6 +7,11 @@
 #include <linux/udp.h>
 #include "nm_hash.h"
 
+#define NM_TCP_FIN 0x01
+#define NM_TCP_SYN 0x02
+#define NM_TCP_RST 0x04
+#define NM_TCP_ACK 0x10
+
 /* <linux/icmp.h> drags in the C library. */
 struct nm_icmp {
 	u8 type;
@@ -125,6 +130,14 @@ static __always_inline enum nm_outcome nm_parse_ports(struct __sk_buff *skb, enu
 		p->destination_port_be = tcp->dest;
 		p->tcp_flags = ((u8 *)tcp)[13];
 		p->header_bytes = offset + tcp->doff * 4;
+		if (nm_features && whole) {
+			p->whole = 1;
+			p->tcp_options = offset + sizeof(*tcp);
+			p->payload_bytes = end - p->header_bytes;
+			p->seq = bpf_ntohl(tcp->seq);
+			p->ack = bpf_ntohl(tcp->ack_seq);
+			p->window = bpf_ntohs(tcp->window);
+		}
 	} else if (p->protocol == IPPROTO_UDP) {
 		struct udphdr copy, *udp = nm_header(skb, way, offset, &copy, sizeof(copy));
 		u32 length;
@@ -138,6 +151,10 @@ static __always_inline enum nm_outcome nm_parse_ports(struct __sk_buff *skb, enu
 		p->source_port_be = udp->source;
 		p->destination_port_be = udp->dest;
 		p->header_bytes = offset + sizeof(*udp);
+		if (nm_features && whole) {
+			p->whole = 1;
+			p->payload_bytes = end - p->header_bytes;
+		}
 	} else if (way == NM_SHORT_WAY) {
 		return NM_MALFORMED;
 	} else if (p->protocol == IPPROTO_SCTP) {
@@ -161,6 +178,7 @@ static __always_inline enum nm_outcome nm_parse_ports(struct __sk_buff *skb, enu
 		if (p->is_request || p->is_reply) {
 			p->source_port_be = icmp->echo_id;
 			p->destination_port_be = icmp->echo_id;
+			p->seq = icmp->echo_sequence;
 		}
 		p->header_bytes = offset + sizeof(*icmp);
 		p->icmp_error = v4 ? nm_icmp_error(icmp->type, icmp->code) : nm_icmpv6_error(icmp->type, icmp->code);

@@ -14,6 +14,7 @@ typedef __u8 u8;
 typedef __u16 u16;
 typedef __u32 u32;
 typedef __u64 u64;
+typedef __s32 s32;
 
 #define NM_SLOTS      8		   /* slots in a bucket */
 #define NM_TABLES     4		   /* outer entries: two in use at a time, one spare, one for grace periods */
@@ -52,6 +53,7 @@ enum nm_kind {
 	NM_KIND_UDP_LENGTH,	  /* malformed: length below 8 or beyond the packet */
 	NM_KIND_FRAGMENT_ORPHAN,  /* counted: later fragment whose first was not seen, in a flow without ports */
 	NM_KIND_EVENT_LOST,	  /* event: the buffer was full */
+	NM_KIND_SAMPLE_LOST,	  /* round trip: its bucket holds 65 280 that the agent has not taken out yet */
 	NM_KINDS,
 };
 
@@ -94,11 +96,16 @@ struct nm_hot {
 	u32 owner[2];	  /* who counts this direction: ifindex << 1 | hook; 0 = nobody yet */
 	u32 report_ticks; /* last event about this flow */
 	u8 tcp_flags[2];  /* union of the flags sent by each side (RFC 9293 bits) */
-	u8 handshake;	  /* 1 = a TCP handshake that was seen from its SYN is not through yet */
+	u8 marks;	  /* NM_MARK_ */
 	u8 icmp_errors;	  /* enum nm_icmp_error, or-ed: what errors that quote this flow have said */
 	u64 closed_ns;	  /* when TCP closed; 0 = it has not */
 };
 _Static_assert(sizeof(struct nm_hot) == 64, "one cache line");
+
+#define NM_MARK_HANDSHAKE 0x01 /* a TCP handshake that was seen from its SYN is not through yet */
+#define NM_MARK_RESET	  0x02 /* the first RST has been seen ... */
+#define NM_MARK_RESET_BY  0x04 /* ... and came from this side of the key */
+#define NM_MARK_MESSAGES  0x08 /* each payload is looked at: requests and responses are told apart in it */
 
 /* What is written when a slot is taken, and rarely after: one cache line. */
 struct nm_cold {
@@ -132,6 +139,74 @@ struct nm_told {
 _Static_assert(sizeof(struct nm_told) == 24, "told size");
 
 /*
+ * What is known of a flow beyond its counters, when a feature asks for it (NM_FEATURE_): three more cache lines a slot,
+ * behind the eight flows. A table has them or not from its making on.
+ */
+
+/* What every TCP packet of a side changes. Times are the low bits of ticks or of microseconds. */
+struct nm_side {
+	u32 next_seq;	   /* end of the highest segment seen */
+	u32 acked;	   /* highest acknowledgement sent */
+	u32 probe_seq;	   /* the sample that waits: acknowledged up to here ... */
+	u32 probe_value;   /* ... echoing this timestamp or an older one ... */
+	u32 probe_us;	   /* ... since then */
+	u32 hole_seq;	   /* where the last gap begins */
+	u16 hole_ticks;	   /* when it appeared */
+	u16 sampled_ticks; /* when the last probe was set */
+	u16 window;	   /* announced last, unscaled */
+	u8 repeats;	   /* acknowledgements repeated in a row */
+	u8 marks;	   /* NM_SIDE_ */
+};
+
+#define NM_SIDE_SEEN	0x01 /* next_seq is known */
+#define NM_SIDE_ACKED	0x02 /* acked and window are known */
+#define NM_SIDE_PROBE	0x04 /* a sample waits */
+#define NM_SIDE_STAMPED 0x08 /* the segment of that sample has a timestamp */
+#define NM_SIDE_KNOWN	0x10 /* its first payloads have told what they can */
+
+struct nm_track {
+	struct nm_side side[2];
+};
+_Static_assert(sizeof(struct nm_track) == 64, "one cache line");
+
+/* What a sample or a first payload writes. Round trips: from here to that side and back. */
+struct nm_timing {
+	u64 rtt_sum_us[2]; /* atomic adds */
+	u32 rtt_samples[2];
+	u32 rtt_min_us[2]; /* valid if there are samples */
+	u32 rtt_max_us[2];
+	u32 answer_us;	   /* SYN to SYN+ACK; 0 = not measured */
+	u32 first_byte_us; /* first payload of the opener to the first of the other side; 0 = not measured */
+	u32 request_us;	   /* when the request that waits passed, low bits of CLOCK_MONOTONIC; 0 = none waits */
+	u8 app;		   /* enum nm_app */
+	u8 app_tries[2];   /* payloads of each side that were looked at */
+	u8 app_detail;	   /* by protocol: TLS minor version + 1 */
+	u16 zero_windows[2];
+	u16 repeat_bursts[2]; /* three or more acknowledgements repeated in a row */
+};
+_Static_assert(sizeof(struct nm_timing) == 64, "one cache line");
+
+#define NM_LANES 12 /* buckets of the histogram of round trips */
+
+/* What is rarely written. */
+struct nm_detail {
+	u64 lanes[NM_LANES / 4]; /* samples by bucket, four of 16 bits a word; atomic adds, taken out by the agent */
+	u64 lanes_sum_us;	 /* their sum; the same */
+	u32 retransmits[2];	 /* segments; atomic adds */
+	u32 out_of_order[2];
+	u32 who[2];	/* process of the side's socket (key of nm_names), or its cgroup | NM_WHO_CGROUP; 0 = unknown */
+	u32 srtt_us[2]; /* what the side's own kernel thinks; 0 = not a local socket */
+};
+_Static_assert(sizeof(struct nm_detail) == 64, "one cache line");
+
+#define NM_WHO_CGROUP (1U << 31)
+
+#define NM_FEATURE_TIMING   0x01 /* latency_tracking: sequences, round trips, first bytes */
+#define NM_FEATURE_PRECISE  0x02 /* latency_tracking.precision: every segment */
+#define NM_FEATURE_PROTOCOL 0x04 /* protocol_detection */
+#define NM_FEATURE_WHO	    0x08 /* process_attribution */
+
+/*
  * Eight flows. tags[] alone decides whether a slot is taken: 0 = free, a 63-bit fingerprint of the
  * key = live, fingerprint | NM_DEAD = leaving. Only a program turns 0 into a tag (under the bucket's
  * lock); only the agent turns a dead tag into 0 (after a grace period).
@@ -143,6 +218,16 @@ struct nm_bucket {
 	struct nm_told told[NM_SLOTS];
 };
 _Static_assert(sizeof(struct nm_bucket) == 160 * NM_SLOTS, "160 bytes a slot");
+
+/* The same with what features know. */
+struct nm_wide {
+	struct nm_bucket narrow;
+	struct nm_track track[NM_SLOTS];
+	struct nm_timing timing[NM_SLOTS];
+	struct nm_detail detail[NM_SLOTS];
+	u32 told_retransmits[NM_SLOTS]; /* of both sides, as nm_told */
+};
+_Static_assert(sizeof(struct nm_wide) == 356 * NM_SLOTS, "356 bytes a slot");
 
 /* Packets as on the wire, per CPU, written without atomics; what a counted packet writes comes first. */
 struct nm_hook_counts {

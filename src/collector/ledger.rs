@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::flow::direction::direction;
+use crate::flow::measured::NewRtts;
 use crate::flow::record::Direction;
 use crate::flow::update::{Change, Counters, Flow, FlowUpdate};
 use crate::flow::verdict::{Facts, forbidden, unfinished, verdict};
@@ -41,6 +42,8 @@ pub struct Context {
     pub addresses: Arc<HostAddresses>,
     /// Interfaces whose other side is on this host.
     pub local_peers: Arc<std::collections::HashSet<u32>>,
+    /// Whether round trips and the like are measured.
+    pub timing: bool,
 }
 
 impl Context {
@@ -109,6 +112,8 @@ pub fn flow(snapshot: &Snapshot, context: &Context, now_ns: u64, gone: bool) -> 
         reason,
         tcp_flags: flags,
         handshake_us: (cold.handshake_us > 0).then_some(cold.handshake_us),
+        reset_by_opener: decode::reset_by_opener(snapshot),
+        measured: context.timing.then(|| decode::measured(snapshot)),
         icmp_errors: decode::icmp_errors(snapshot.hot.icmp_errors),
         icmp: matches!(cold.protocol, 1 | 58).then_some((cold.icmp_type, cold.icmp_code)),
         opener_seen: cold.opener_seen != 0,
@@ -163,6 +168,13 @@ fn handshake_news(snapshot: &mut Snapshot) -> Option<u32> {
     news.then_some(snapshot.cold.handshake_us)
 }
 
+/// Round trips and retransmits that have not been told yet, and are told now.
+fn measured_news(table: &Table, slot: u32, snapshot: &Snapshot) -> (NewRtts, u32) {
+    let rtts = if snapshot.has_rtts() { table.take_rtts(slot) } else { NewRtts::default() };
+    let retransmits = snapshot.detail.retransmits[0].wrapping_add(snapshot.detail.retransmits[1]);
+    (rtts, if retransmits > 0 { table.tell_retransmits(slot, retransmits) } else { 0 })
+}
+
 impl Ledger {
     /// Empty books.
     pub fn new(context: Context) -> Self {
@@ -189,6 +201,7 @@ impl Ledger {
             return None;
         }
         let handshake_us = handshake_news(&mut snapshot);
+        let (rtts, new_retransmits) = measured_news(table, slot, &snapshot);
         if !known {
             self.live += 1;
             snapshot.cold.agent_direction = direction_code(self.context.direction(&snapshot));
@@ -198,7 +211,7 @@ impl Ledger {
         let flow = flow(&snapshot, &self.context, now_ns, false)?;
         table.set_told(slot, told);
         let change = if known { Change::Active } else { Change::Opened };
-        Some(FlowUpdate { flow, delta, handshake_us, change, event_ns })
+        Some(FlowUpdate { flow, delta, handshake_us, rtts, new_retransmits, change, event_ns })
     }
 
     /// Takes a dead slot whose grace period has passed: its last word, and the slot is free. A flow that was
@@ -216,8 +229,10 @@ impl Ledger {
         self.departed.bytes += total.bytes();
         let mut noted = table.read(slot).unwrap_or(snapshot);
         let handshake_us = handshake_news(&mut noted);
+        let (rtts, new_retransmits) = measured_news(table, slot, &noted);
         if let Some(flow) = flow(&noted, &self.context, now_ns, true) {
-            out.push(FlowUpdate { flow, delta, handshake_us, change: Change::Ended, event_ns: 0 });
+            let change = Change::Ended;
+            out.push(FlowUpdate { flow, delta, handshake_us, rtts, new_retransmits, change, event_ns: 0 });
         }
         table.clear(slot);
     }

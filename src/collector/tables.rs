@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 use super::ledger::note;
 use crate::kernel::grace::Grace;
 use crate::kernel::object::{NO_TABLE, Object, TABLE_ENTRIES};
-use crate::kernel::table::{DEAD, MOVED, SLOTS, Table};
-use crate::kernel::types::nm_bucket;
+use crate::kernel::table::{DEAD, Layout, MOVED, Table};
 
 /// Slots of the first table: 5.2 MB.
 const FIRST_SLOTS: u64 = 32_768;
@@ -114,6 +113,7 @@ pub struct Tables {
     current: u32,
     previous: u32,
     resize: Resize,
+    layout: Layout,
     max_slots: u64,
     resizes: u64,
     /// No new table before this: the last one could not be made.
@@ -142,6 +142,7 @@ impl Tables {
             current: 0,
             previous: NO_TABLE,
             resize: Resize::Settled,
+            layout: object.features().layout(),
             max_slots,
             resizes: 0,
             retry_at: None,
@@ -152,7 +153,7 @@ impl Tables {
             calm_since: None,
             shared: SharedTables::default(),
         };
-        tables.publish(object, 0, Table::create(FIRST_SLOTS.min(max_slots))?)?;
+        tables.publish(object, 0, Table::create(FIRST_SLOTS.min(max_slots), tables.layout)?)?;
         Ok(tables)
     }
 
@@ -289,10 +290,10 @@ impl Tables {
             Resize::Settled => match self.wanted(flows, u64::from(object.control().opened())) {
                 Some(slots) => {
                     self.retry_at = Some(Instant::now() + RETRY);
-                    let nudge = grace.nudge();
+                    let (nudge, layout) = (grace.nudge(), self.layout);
                     Resize::Making(std::thread::Builder::new().name("netmon-table".into()).spawn(
                         move || {
-                            let table = Table::create(slots);
+                            let table = Table::create(slots, layout);
                             nudge.wake();
                             table
                         },
@@ -390,8 +391,7 @@ impl Tables {
         let last = grow && wanted > self.max_slots - self.max_slots / 4;
         // In a burst a table of the best size may come too late: it takes half of the time that is left.
         let left = (slots * BRIM - (flows + unread) as f64).max(0.0) / self.opening.max(1.0);
-        let in_time =
-            (left / 2.0 * ZEROED / size_of::<nm_bucket>() as f64 * f64::from(SLOTS)).max(slots * BURST);
+        let in_time = (left / 2.0 * ZEROED / self.layout.slot_bytes() as f64).max(slots * BURST);
         let most = self.max_slots.min(in_time as u64);
         Some(if last { most } else { wanted.clamp(least, most) })
     }
@@ -417,7 +417,7 @@ impl Tables {
                 continue;
             }
             let target = u32::try_from(snapshot.cold.start_ns).unwrap_or(u32::MAX);
-            new.absorb(target, &snapshot.hot, old.told(slot));
+            new.absorb(target, &snapshot, (old, slot));
             new.add_notes(target, snapshot.cold.agent_direction, snapshot.cold.agent_flags & !note::OF_SLOT);
             old.clear(slot);
             handed.moved.push(SlotRef::new(self.current, target));

@@ -27,7 +27,7 @@ pub enum Kind {
     Networks,
     /// A list of these words.
     Words(&'static [&'static str]),
-    /// Ascending positive numbers.
+    /// Ascending upper bounds in milliseconds, at most eleven.
     Buckets,
 }
 
@@ -49,7 +49,7 @@ impl Kind {
             Self::Globs => "a list of interface names or globs, like [\"eth0\", \"veth*\"]".into(),
             Self::Networks => "a list of networks, like [\"10.0.0.0/8\", \"fd00::/8\"]".into(),
             Self::Words(words) => format!("a list out of {}", words.join(", ")),
-            Self::Buckets => "a list of ascending numbers above 0".into(),
+            Self::Buckets => "a list of one to eleven ascending numbers from 0.001 to 4000000".into(),
         }
     }
 }

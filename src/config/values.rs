@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::schema::Kind;
 use crate::flow::cidr::Cidr;
+use crate::flow::measured::LANES;
 
 /// Durations as milliseconds.
 pub(super) mod millis {
@@ -71,7 +72,9 @@ pub(super) fn normal(kind: &Kind, value: &Value, text: bool) -> Option<Value> {
                 }
             };
             let ascending = numbers.windows(2).all(|pair| pair[0] < pair[1]);
-            (!numbers.is_empty() && numbers[0] > 0.0 && ascending).then(|| json!(numbers))
+            let fits = (1..LANES).contains(&numbers.len());
+            (fits && numbers[0] >= 0.001 && ascending && numbers.iter().all(|ms| *ms <= 4e6))
+                .then(|| json!(numbers))
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::alert::{Kind, Subject};
 use super::{Detector, Settings};
 use crate::flow::key::{FlowKey, Protocol};
+use crate::flow::measured::NewRtts;
 use crate::flow::record::{Direction, IcmpErrors, Reason, State, Status};
 use crate::flow::update::{Change, Counters, Flow, FlowUpdate};
 
@@ -39,12 +40,22 @@ fn ended(src: SocketAddr, dst: SocketAddr, flags: [u8; 2], reason: Option<Reason
         tcp_flags: flags,
         handshake_us: None,
         icmp: None,
+        reset_by_opener: None,
+        measured: None,
         icmp_errors: IcmpErrors::default(),
         opener_seen: true,
         seen_on: [1, 0, 0, 0],
         folded: None,
     };
-    FlowUpdate { flow, delta: total, handshake_us: None, change: Change::Ended, event_ns: 0 }
+    FlowUpdate {
+        flow,
+        delta: total,
+        handshake_us: None,
+        rtts: NewRtts::default(),
+        new_retransmits: 0,
+        change: Change::Ended,
+        event_ns: 0,
+    }
 }
 
 fn refused(src: SocketAddr, dst: SocketAddr, at: f64) -> FlowUpdate {

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use super::key::{FlowKey, Protocol};
+use super::measured::NewRtts;
 use super::record::{Direction, Status};
 use super::update::{Change, Counters, Flow, FlowUpdate, Folded};
 
@@ -60,6 +61,7 @@ impl Fold {
         whole.end_ns = whole.end_ns.max(flow.end_ns);
         whole.state = flow.state;
         whole.opener_seen &= flow.opener_seen;
+        whole.reset_by_opener = whole.reset_by_opener.or(flow.reset_by_opener);
         whole.handshake_us = whole.handshake_us.into_iter().chain(update.handshake_us).min();
         whole.icmp_errors = whole.icmp_errors.iter().chain(flow.icmp_errors.iter()).collect();
         for (all, flags) in whole.tcp_flags.iter_mut().zip(flow.tcp_flags) {
@@ -94,10 +96,20 @@ fn fresh(key: &Key, update: &FlowUpdate) -> FlowUpdate {
         // What was told before is not in this record.
         start_ns: if update.change == Change::Opened { update.flow.start_ns } else { update.flow.end_ns },
         handshake_us: None,
+        // Of many flows there is no one round trip.
+        measured: None,
         folded: Some(Folded::default()),
         ..update.flow
     };
-    FlowUpdate { flow, change: Change::Active, event_ns: 0, handshake_us: None, delta: Counters::default() }
+    FlowUpdate {
+        flow,
+        change: Change::Active,
+        event_ns: 0,
+        handshake_us: None,
+        rtts: NewRtts::default(),
+        new_retransmits: 0,
+        delta: Counters::default(),
+    }
 }
 
 #[cfg(test)]
@@ -129,12 +141,22 @@ mod tests {
             tcp_flags: [0x12, 0x10],
             handshake_us: Some(500),
             icmp: None,
+            reset_by_opener: None,
+            measured: None,
             icmp_errors: IcmpErrors::default(),
             opener_seen: true,
             seen_on: [1, 0, 0, 0],
             folded: None,
         };
-        FlowUpdate { flow, delta, handshake_us: Some(u32::from(port)), change, event_ns: 1 }
+        FlowUpdate {
+            flow,
+            delta,
+            handshake_us: Some(u32::from(port)),
+            rtts: NewRtts::default(),
+            new_retransmits: 0,
+            change,
+            event_ns: 1,
+        }
     }
 
     #[test]

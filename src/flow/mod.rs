@@ -1,6 +1,6 @@
 //! Flows: what a conversation is, what became of it, and how it is told.
 //!
-//! Owns the types that every other room speaks: [`key`] (who), [`update`] (what the collector reports),
+//! Owns the types that every other room speaks: [`key`] (who), [`measured`] (how well), [`update`] (what the collector reports),
 //! [`record`] (what users read), and the rules that lead from one to the next: [`verdict`], [`direction`],
 //! [`present`], [`fold`]. Pure: nothing here touches the kernel, the network or a clock.
 
@@ -8,6 +8,7 @@ pub mod cidr;
 pub mod direction;
 pub mod fold;
 pub mod key;
+pub mod measured;
 pub mod present;
 pub mod record;
 #[cfg(test)]

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::key::Protocol;
-use super::record::{Endpoint, FlowRecord, IcmpDetail, TcpDetail};
+use super::measured::{Measured, Side};
+use super::record::{End, Endpoint, FlowRecord, IcmpDetail, TcpDetail, TcpSide};
 use super::update::Flow;
-use super::verdict::flag_letters;
+use super::verdict::{ending, flag_letters};
 use crate::clock::WallClock;
 
 /// What turns numbers into words.
@@ -46,20 +47,10 @@ impl Presenter {
             status: flow.status,
             reason: flow.reason,
             opener_seen: flow.opener_seen,
-            tcp: (protocol == Protocol::TCP).then(|| TcpDetail {
-                flags: flag_letters(flow.tcp_flags[0] | flow.tcp_flags[1]),
-                retransmits: None,
-                out_of_order: None,
-                zero_window: None,
-                handshake_us: flow.handshake_us.map(u64::from),
-                rtt_us: None,
-            }),
-            icmp: flow.icmp.map(|(kind, code)| IcmpDetail {
-                kind,
-                code,
-                id: (flow.key.src.port() != 0).then(|| flow.key.src.port()),
-            }),
+            tcp: (protocol == Protocol::TCP).then(|| tcp(flow)),
+            icmp: flow.icmp.map(|(kind, code)| icmp(flow, kind, code)),
             icmp_errors: flow.icmp_errors.iter().collect(),
+            first_byte_us: flow.measured.and_then(|measured| measured.first_byte_us).map(u64::from),
             app_protocol: None,
             interfaces: flow
                 .seen_on
@@ -70,5 +61,50 @@ impl Presenter {
             sampling_rate: self.sampling_rate,
             folded: flow.folded,
         }
+    }
+}
+
+fn tcp(flow: &Flow) -> TcpDetail {
+    let side = |number: usize| flow.measured.map(|measured| tcp_side(&measured.sides[number]));
+    let both = |count: fn(&TcpSide) -> u64| Some(count(&side(0)?) + count(&side(1)?));
+    let answer_us = flow.measured.and_then(|measured| measured.answer_us);
+    TcpDetail {
+        flags: flag_letters(flow.tcp_flags[0] | flow.tcp_flags[1]),
+        retransmits: both(|side| side.retransmits),
+        out_of_order: both(|side| side.out_of_order),
+        zero_window: both(|side| side.zero_window),
+        handshake_us: flow.handshake_us.map(u64::from),
+        handshake_dst_us: answer_us.map(u64::from),
+        handshake_src_us: flow
+            .handshake_us
+            .zip(answer_us)
+            .map(|(all, dst)| u64::from(all.saturating_sub(dst))),
+        rtt_us: flow.measured.as_ref().and_then(Measured::rtt),
+        ending: ending(flow),
+        reset_by: flow.reset_by_opener.map(|opener| if opener { End::Src } else { End::Dst }),
+        src: side(0),
+        dst: side(1),
+    }
+}
+
+fn tcp_side(side: &Side) -> TcpSide {
+    TcpSide {
+        retransmits: u64::from(side.retransmits),
+        out_of_order: u64::from(side.out_of_order),
+        zero_window: u64::from(side.zero_windows),
+        repeated_acks: u64::from(side.repeated_acks),
+        rtt_us: side.rtt.summary(),
+        srtt_us: (side.srtt_us > 0).then_some(u64::from(side.srtt_us)),
+    }
+}
+
+fn icmp(flow: &Flow, kind: u8, code: u8) -> IcmpDetail {
+    let id = Some(flow.key.src.port()).filter(|id| *id != 0);
+    IcmpDetail {
+        kind,
+        code,
+        id,
+        lost: id.map(|_| flow.total.packets_sent.saturating_sub(flow.total.packets_received)),
+        rtt_us: flow.measured.and_then(|measured| measured.sides[1].rtt.summary()),
     }
 }

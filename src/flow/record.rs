@@ -192,6 +192,52 @@ pub struct RttSummary {
     pub samples: u64,
 }
 
+/// One end of a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum End {
+    /// The side that opened it.
+    Src,
+    /// The other.
+    Dst,
+}
+
+/// How a TCP connection came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// FIN both ways.
+    Closed,
+    /// The SYN was answered by RST.
+    Refused,
+    /// RST after it stood.
+    Reset,
+    /// RST by the opener before it stood, or by one side after it or the other had said FIN.
+    Aborted,
+    /// Nobody answered the SYN.
+    Unanswered,
+    /// The opener did not answer the SYN+ACK.
+    HalfOpen,
+}
+
+/// What one side of a TCP connection has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpSide {
+    /// Segments sent again.
+    pub retransmits: u64,
+    /// Segments seen out of order.
+    pub out_of_order: u64,
+    /// Times that it announced a window of 0: it did not read what it was sent.
+    pub zero_window: u64,
+    /// Bursts of three or more repeated acknowledgements: something on the way to it was lost or late.
+    pub repeated_acks: u64,
+    /// From here to this side and back, microseconds.
+    pub rtt_us: Option<RttSummary>,
+    /// The smoothed round trip of the whole way as this side's kernel has it, microseconds; `null` if it is no socket of this
+    /// host.
+    pub srtt_us: Option<u64>,
+}
+
 /// What only TCP can tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TcpDetail {
@@ -205,8 +251,20 @@ pub struct TcpDetail {
     pub zero_window: Option<u64>,
     /// SYN to the ACK that ended the handshake, microseconds.
     pub handshake_us: Option<u64>,
-    /// Round-trip times.
+    /// The part of it that `dst` took: SYN to SYN+ACK.
+    pub handshake_dst_us: Option<u64>,
+    /// The part of it that `src` took: SYN+ACK to ACK.
+    pub handshake_src_us: Option<u64>,
+    /// Round trips of the whole way: the halves to either side, added.
     pub rtt_us: Option<RttSummary>,
+    /// How it ended; `null` while it goes on.
+    pub ending: Option<Ending>,
+    /// Who sent the first RST.
+    pub reset_by: Option<End>,
+    /// What the opener has shown; `null` when `features.latency_tracking` is off.
+    pub src: Option<TcpSide>,
+    /// What the other side has shown.
+    pub dst: Option<TcpSide>,
 }
 
 /// What only ICMP and ICMPv6 can tell.
@@ -219,6 +277,10 @@ pub struct IcmpDetail {
     pub code: u8,
     /// Echo identifier, `null` for messages without one.
     pub id: Option<u16>,
+    /// Echo requests without a reply, those of the last moment included; `null` for other messages.
+    pub lost: Option<u64>,
+    /// Request to reply.
+    pub rtt_us: Option<RttSummary>,
 }
 
 /// One conversation, both directions. `src` opened it.
@@ -265,6 +327,8 @@ pub struct FlowRecord {
     /// ICMP errors that quoted packets of this flow. A flow that nobody answered has failed by them; one that was answered
     /// has not.
     pub icmp_errors: Vec<IcmpError>,
+    /// First payload of `src` to the first one after it of `dst`, microseconds.
+    pub first_byte_us: Option<u64>,
     /// Application protocol.
     pub app_protocol: Option<String>,
     /// Interfaces that saw it, the one that counts it first.

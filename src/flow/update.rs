@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::key::FlowKey;
+use super::measured::{Measured, NewRtts};
 use super::record::{Direction, IcmpErrors, Reason, State, Status};
 
 /// Packets and bytes of both directions, as on the wire.
@@ -67,6 +68,10 @@ pub struct Flow {
     pub tcp_flags: [u8; 2],
     /// SYN to the ACK that ended the handshake, microseconds; `None` if not measured.
     pub handshake_us: Option<u32>,
+    /// Who sent the first RST: `Some(true)` the opener; `None` if nobody has.
+    pub reset_by_opener: Option<bool>,
+    /// Round trips and the like; `None` when `features.latency_tracking` is off.
+    pub measured: Option<Measured>,
     /// Type and code of the first packet, ICMP only.
     pub icmp: Option<(u8, u8)>,
     /// ICMP errors that quoted it.
@@ -111,6 +116,10 @@ pub struct FlowUpdate {
     pub delta: Counters,
     /// The handshake's time, if it became known with this update, microseconds.
     pub handshake_us: Option<u32>,
+    /// Round trips that are new with this update.
+    pub rtts: NewRtts,
+    /// TCP segments that were sent again since the last update, both ways.
+    pub new_retransmits: u32,
     /// Why it is told.
     pub change: Change,
     /// Kernel's stamp on the event that caused it, nanoseconds of `CLOCK_MONOTONIC`; 0 when the

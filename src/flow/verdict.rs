@@ -1,7 +1,8 @@
 //! What became of a conversation, from what its packets said. Pure.
 
 use super::key::Protocol;
-use super::record::{IcmpError, IcmpErrors, Reason, State, Status};
+use super::record::{Ending, IcmpError, IcmpErrors, Reason, State, Status};
+use super::update::Flow;
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -103,6 +104,24 @@ pub fn unfinished(facts: &Facts) -> bool {
     facts.protocol == Protocol::TCP
         && opener & (SYN | ACK | RST | FIN) == SYN
         && (facts.packets[1] == 0 || other & (SYN | ACK | RST) == SYN | ACK)
+}
+
+/// How a TCP connection came to its end; `None` while it goes on, and for what left without a word.
+pub fn ending(flow: &Flow) -> Option<Ending> {
+    let [opener, other] = flow.tcp_flags;
+    let answered = if opener & SYN != 0 { other & SYN != 0 } else { true };
+    // A scanner's opener answers SYN+ACK by RST: no ACK of its own.
+    let stood = answered && opener & ACK != 0;
+    match flow.reason {
+        Some(Reason::Timeout) if answered => Some(Ending::HalfOpen),
+        Some(Reason::Timeout) => Some(Ending::Unanswered),
+        Some(Reason::Refused) => Some(Ending::Refused),
+        Some(Reason::Reset) if !stood || (opener | other) & FIN != 0 => Some(Ending::Aborted),
+        Some(Reason::Reset) => Some(Ending::Reset),
+        Some(Reason::Unreachable | Reason::Prohibited) => None,
+        None if flow.state == State::Closed => Some(Ending::Closed),
+        None => None,
+    }
 }
 
 /// The flags as letters, in the order of the header's bits from the lowest: FIN SYN RST PSH ACK URG ECE CWR.

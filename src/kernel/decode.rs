@@ -5,7 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::skeleton::types::{nm_cold, nm_event, nm_event_kind, nm_icmp_error, nm_interface};
 use super::table::Snapshot;
 use crate::flow::key::{FlowKey, Protocol};
+use crate::flow::measured::{Measured, Rtt, Side};
 use crate::flow::record::{IcmpError, IcmpErrors};
+
+/// `NM_MARK_RESET` and `NM_MARK_RESET_BY` of `nm_hot::marks`.
+const MARK_RESET: u8 = 0x02;
+const MARK_RESET_BY: u8 = 0x04;
 
 /// Why the programs speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +102,37 @@ pub fn key(cold: &nm_cold) -> Option<FlowKey> {
         Some(SocketAddr::new(address(&cold.address[side], cold.family)?, u16::from_be(cold.port_be[side])))
     };
     Some(FlowKey { protocol: Protocol(cold.protocol), src: end(opener)?, dst: end(1 - opener)? })
+}
+
+/// Who sent the first RST: `Some(true)` the opener.
+pub fn reset_by_opener(snapshot: &Snapshot) -> Option<bool> {
+    let side = u8::from(snapshot.hot.marks & MARK_RESET_BY != 0);
+    (snapshot.hot.marks & MARK_RESET != 0).then_some(side == snapshot.cold.opener & 1)
+}
+
+/// What was measured of the flow in a slot.
+pub fn measured(snapshot: &Snapshot) -> Measured {
+    let opener = usize::from(snapshot.cold.opener & 1);
+    let (timing, detail) = (&snapshot.timing, &snapshot.detail);
+    let side = |side: usize| Side {
+        rtt: Rtt {
+            samples: timing.rtt_samples[side],
+            min_us: timing.rtt_min_us[side],
+            max_us: timing.rtt_max_us[side],
+            sum_us: timing.rtt_sum_us[side],
+        },
+        retransmits: detail.retransmits[side],
+        out_of_order: detail.out_of_order[side],
+        zero_windows: timing.zero_windows[side],
+        repeated_acks: timing.repeat_bursts[side],
+        srtt_us: detail.srtt_us[side],
+    };
+    let known = |us: u32| (us > 0).then_some(us);
+    Measured {
+        sides: [side(opener), side(1 - opener)],
+        answer_us: known(timing.answer_us),
+        first_byte_us: known(timing.first_byte_us),
+    }
 }
 
 /// A place where packets are seen: an interface and one of its hooks, packed as `ifindex << 1 | hook`.

@@ -37,7 +37,7 @@ impl Grace {
     /// When the outer map can't be shared or the thread can't be made.
     pub fn start(object: &Object, nudge: Nudge) -> std::io::Result<Self> {
         let outer = MapHandle::try_from(&object.skel.maps.nm_tables).map_err(std::io::Error::other)?;
-        let placeholder = Table::create(1)?.fd().try_clone_to_owned()?;
+        let placeholder = Table::create(1, object.features().layout())?.fd().try_clone_to_owned()?;
         let shared = Arc::new(Shared::default());
         let (theirs, their_nudge) = (Arc::clone(&shared), nudge.clone());
         let thread = std::thread::Builder::new()

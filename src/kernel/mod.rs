@@ -17,7 +17,8 @@ pub mod table;
 /// The types shared with the programs, generated from `bpf/include/nm_types.h`.
 pub mod types {
     pub use super::skeleton::types::{
-        nm_bucket, nm_cold, nm_event, nm_event_kind, nm_hot, nm_icmp_error, nm_interface, nm_kind, nm_told,
+        nm_bucket, nm_cold, nm_detail, nm_event, nm_event_kind, nm_hot, nm_icmp_error, nm_interface, nm_kind,
+        nm_timing, nm_told,
     };
 }
 

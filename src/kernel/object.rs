@@ -14,7 +14,8 @@ use thiserror::Error;
 
 use super::skeleton::types::nm_transport;
 use super::skeleton::{NetmonSkel, NetmonSkelBuilder};
-use super::table::{Table, word};
+use super::table::{Layout, Table, word};
+use crate::flow::measured::LANES;
 
 /// No table (`NM_NO_TABLE`).
 pub const NO_TABLE: u32 = u32::MAX;
@@ -49,8 +50,37 @@ pub struct Options {
     pub transport: Option<Transport>,
     /// Events that fit into the buffer.
     pub event_buffer_events: u64,
+    /// What the programs look at beyond counters.
+    pub features: Features,
     /// Load the yardsticks of `benches/packet` too.
     pub bench: bool,
+}
+
+/// What the programs look at beyond counters (`NM_FEATURE_`). What is off is not in the loaded programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Round trips, first bytes and signs of loss, with the upper bounds of the histogram's buckets in microseconds.
+    pub timing: Option<Vec<u32>>,
+    /// A round trip for every segment, not ten a second.
+    pub precise: bool,
+    /// Application protocols.
+    pub protocol: bool,
+    /// Processes and cgroups of local ends.
+    pub who: bool,
+}
+
+impl Features {
+    fn bits(&self) -> u32 {
+        u32::from(self.timing.is_some())
+            | u32::from(self.precise && self.timing.is_some()) << 1
+            | u32::from(self.protocol) << 2
+            | u32::from(self.who) << 3
+    }
+
+    /// What a slot must hold for it.
+    pub fn layout(&self) -> Layout {
+        if self.bits() == 0 { Layout::Narrow } else { Layout::Wide }
+    }
 }
 
 /// Why the kernel side could not be set up.
@@ -83,6 +113,7 @@ pub struct Object {
     /// Programs and maps.
     pub(super) skel: NetmonSkel<'static>,
     transport: Transport,
+    features: Features,
 }
 
 // SAFETY: libbpf objects are not tied to a thread; `Object` is moved once, into the collector thread, and is
@@ -107,8 +138,8 @@ impl Object {
         // The object lives as long as the process uses it; libbpf-rs wants a place for it.
         let place: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = NetmonSkelBuilder::default().open(place).map_err(refused)?;
-        let inner =
-            Table::create(1).map_err(|source| LoadError::Step { what: "create a flow table", source })?;
+        let inner = Table::create(1, options.features.layout())
+            .map_err(|source| LoadError::Step { what: "create a flow table", source })?;
         open.maps.nm_tables.set_inner_map_fd(inner.fd()).map_err(step("set the inner map"))?;
 
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
@@ -118,6 +149,11 @@ impl Object {
                 .map_err(|source| LoadError::Step { what: "read /dev/urandom", source })?;
             for (key, bytes) in rodata.nm_hash_keys.iter_mut().zip(keys.as_chunks().0) {
                 *key = u64::from_ne_bytes(*bytes);
+            }
+            rodata.nm_features = options.features.bits();
+            rodata.nm_bounds_us = [u32::MAX; LANES - 1];
+            for (bound, us) in rodata.nm_bounds_us.iter_mut().zip(options.features.timing.iter().flatten()) {
+                *bound = *us;
             }
             rodata.nm_transport = match transport {
                 Transport::Ringbuf => nm_transport::NM_RINGBUF.0,
@@ -150,7 +186,7 @@ impl Object {
             word(&mut bss.nm_control.room).store(u32::MAX, Ordering::Relaxed);
             word(&mut bss.nm_control.wake_bytes).store(ring / 2, Ordering::Relaxed);
         }
-        let object = Self { skel, transport };
+        let object = Self { skel, transport, features: options.features.clone() };
         object
             .install(GRACE_ENTRY, &inner)
             .map_err(|source| LoadError::Step { what: "install a table", source })?;
@@ -160,6 +196,11 @@ impl Object {
     /// How events travel.
     pub fn transport(&self) -> Transport {
         self.transport
+    }
+
+    /// What the programs look at.
+    pub fn features(&self) -> &Features {
+        &self.features
     }
 
     /// The control block shared with the programs.

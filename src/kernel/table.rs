@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use libbpf_rs::{MapHandle, MapType};
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::skeleton::types::{nm_bucket, nm_cold, nm_hot, nm_told};
+use super::skeleton::types::{nm_bucket, nm_cold, nm_detail, nm_hot, nm_timing, nm_told, nm_track, nm_wide};
+use crate::flow::measured::NewRtts;
 use crate::flow::update::Counters;
 
 /// Slots of a bucket (`NM_SLOTS`).
@@ -31,6 +32,30 @@ pub struct Table {
     map: MapHandle,
     memory: MmapRaw,
     buckets: u32,
+    layout: Layout,
+}
+
+/// What a slot holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Counters and key: `nm_bucket`, 160 bytes a slot.
+    Narrow,
+    /// What features know as well: `nm_wide`, 356 bytes a slot.
+    Wide,
+}
+
+impl Layout {
+    fn bucket_bytes(self) -> usize {
+        match self {
+            Self::Narrow => size_of::<nm_bucket>(),
+            Self::Wide => size_of::<nm_wide>(),
+        }
+    }
+
+    /// Bytes of a slot.
+    pub fn slot_bytes(self) -> usize {
+        self.bucket_bytes() / SLOTS as usize
+    }
 }
 
 /// A slot as it was read: consistent in itself.
@@ -42,6 +67,10 @@ pub struct Snapshot {
     pub hot: nm_hot,
     /// Key and what was written when the slot was taken.
     pub cold: nm_cold,
+    /// What features have measured; zeros in a narrow table.
+    pub timing: nm_timing,
+    /// The same.
+    pub detail: nm_detail,
 }
 
 impl Table {
@@ -49,7 +78,7 @@ impl Table {
     ///
     /// # Errors
     /// When the kernel has no memory for it or does not know mappable inner maps (before 5.10).
-    pub fn create(slots: u64) -> std::io::Result<Self> {
+    pub fn create(slots: u64, layout: Layout) -> std::io::Result<Self> {
         let buckets = u32::try_from(slots.div_ceil(u64::from(SLOTS)).clamp(1, 1 << 24)).unwrap_or(1 << 24);
         let options = libbpf_sys::bpf_map_create_opts {
             sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
@@ -60,14 +89,14 @@ impl Table {
             MapType::Array,
             Some("nm_table"),
             size_of::<u32>() as u32,
-            size_of::<nm_bucket>() as u32,
+            layout.bucket_bytes() as u32,
             buckets,
             &options,
         )
         .map_err(std::io::Error::other)?;
-        let bytes = buckets as usize * size_of::<nm_bucket>();
+        let bytes = buckets as usize * layout.bucket_bytes();
         let memory = MmapOptions::new().len(bytes).map_raw(&map.as_fd())?;
-        Ok(Self { map, memory, buckets })
+        Ok(Self { map, memory, buckets, layout })
     }
 
     /// The map, to be put into the outer map.
@@ -85,16 +114,21 @@ impl Table {
         self.buckets * SLOTS
     }
 
+    /// Address of a field of `nm_wide`, behind the narrow part; `None` in a narrow table.
+    fn wide_field<T>(&self, slot: u32, offset: usize) -> Option<*mut T> {
+        if self.layout == Layout::Wide { self.field(slot, offset) } else { None }
+    }
+
     /// Address of a bucket field's element `index` for a slot; `None` beyond the table.
     fn field<T>(&self, slot: u32, offset: usize) -> Option<*mut T> {
         let (bucket, index) = (slot / SLOTS, slot % SLOTS);
         if bucket >= self.buckets {
             return None;
         }
-        let at = bucket as usize * size_of::<nm_bucket>() + offset + index as usize * size_of::<T>();
+        let at = bucket as usize * self.layout.bucket_bytes() + offset + index as usize * size_of::<T>();
         debug_assert!(at + size_of::<T>() <= self.memory.len());
         // SAFETY: `at` lies within the mapping: bucket and index are in range and every offset passed
-        // here is that of an array of SLOTS elements of T in nm_bucket.
+        // here is that of an array of SLOTS elements of T in nm_bucket, or in nm_wide if the table is that wide.
         Some(unsafe { self.memory.as_mut_ptr().add(at) }.cast())
     }
 
@@ -121,8 +155,14 @@ impl Table {
         // SAFETY: both are in bounds and aligned; the types are plain integers for which every bit pattern is
         // valid. Programs write meanwhile: words are read whole (u64 and u32 loads), and the tag is read again.
         let (hot, cold) = unsafe { (hot.read_volatile(), cold.read_volatile()) };
+        let timing = self.wide_field::<nm_timing>(slot, offset_of!(nm_wide, timing));
+        // SAFETY: as above.
+        let timing = timing.map_or_else(nm_timing::default, |timing| unsafe { timing.read_volatile() });
+        let detail = self.wide_field::<nm_detail>(slot, offset_of!(nm_wide, detail));
+        // SAFETY: as above.
+        let detail = detail.map_or_else(nm_detail::default, |detail| unsafe { detail.read_volatile() });
         let again = self.tag(slot);
-        (again & !DEAD == tag & !DEAD).then_some(Snapshot { tag: again, hot, cold })
+        (again & !DEAD == tag & !DEAD).then_some(Snapshot { tag: again, hot, cold, timing, detail })
     }
 
     /// Tick of the last packet of either direction; reads one cache line.
@@ -160,6 +200,21 @@ impl Table {
                 cold.write(nm_cold::default());
                 told.write(nm_told::default());
             }
+            let wide = (
+                self.wide_field::<nm_track>(slot, offset_of!(nm_wide, track)),
+                self.wide_field::<nm_timing>(slot, offset_of!(nm_wide, timing)),
+                self.wide_field::<nm_detail>(slot, offset_of!(nm_wide, detail)),
+                self.wide_field::<u32>(slot, offset_of!(nm_wide, told_retransmits)),
+            );
+            if let (Some(track), Some(timing), Some(detail), Some(told)) = wide {
+                // SAFETY: as above.
+                unsafe {
+                    track.write(nm_track::default());
+                    timing.write(nm_timing::default());
+                    detail.write(nm_detail::default());
+                    told.write(0);
+                }
+            }
             tag.store(0, Ordering::Release);
         }
     }
@@ -176,6 +231,25 @@ impl Table {
         if let Some(cell) = self.field::<nm_told>(slot, offset_of!(nm_bucket, told)) {
             // SAFETY: in bounds and aligned; only the collector writes it.
             unsafe { cell.write(told) }
+        }
+    }
+
+    fn told_retransmits(&self, slot: u32) -> u32 {
+        self.wide_field::<u32>(slot, offset_of!(nm_wide, told_retransmits))
+            // SAFETY: in bounds and aligned; only the collector writes it.
+            .map_or(0, |cell| unsafe { cell.read() })
+    }
+
+    /// Notes how many retransmits have been told; returns how many of them are new.
+    pub fn tell_retransmits(&self, slot: u32, total: u32) -> u32 {
+        let Some(cell) = self.wide_field::<u32>(slot, offset_of!(nm_wide, told_retransmits)) else {
+            return 0;
+        };
+        // SAFETY: in bounds and aligned; only the collector writes it.
+        unsafe {
+            let before = cell.read();
+            cell.write(total);
+            total.wrapping_sub(before)
         }
     }
 
@@ -210,8 +284,10 @@ impl Table {
     }
 
     /// Adds what an old slot of the same flow counted: atomically, since packets are being counted here.
-    pub fn absorb(&self, slot: u32, hot: &nm_hot, told: nm_told) {
+    pub fn absorb(&self, slot: u32, old: &Snapshot, from: (&Self, u32)) {
+        let told = from.0.told(from.1);
         let Some(cell) = self.field::<nm_hot>(slot, offset_of!(nm_bucket, hot)) else { return };
+        let hot = &old.hot;
         for side in 0..2 {
             // SAFETY: the first 32 bytes of nm_hot are packets[2] and bytes[2], eight-byte aligned, and
             // programs change them by atomic adds only.
@@ -222,6 +298,7 @@ impl Table {
                 AtomicU64::from_ptr(bytes).fetch_add(hot.bytes[side], Ordering::Relaxed);
             }
         }
+        self.absorb_measured(slot, old, from.0.told_retransmits(from.1));
         let mut here = self.told(slot);
         for side in 0..2 {
             here.bytes[side] += told.bytes[side];
@@ -229,9 +306,81 @@ impl Table {
         }
         self.set_told(slot, here);
     }
+
+    /// The same for what was measured. Extremes are merged by plain words: a sample that is taken at this very moment may
+    /// miss being one.
+    fn absorb_measured(&self, slot: u32, old: &Snapshot, told_retransmits: u32) {
+        let (Some(timing), Some(detail)) = (
+            self.wide_field::<nm_timing>(slot, offset_of!(nm_wide, timing)),
+            self.wide_field::<nm_detail>(slot, offset_of!(nm_wide, detail)),
+        ) else {
+            return;
+        };
+        // SAFETY: in bounds and aligned; u64 and u32 words that programs change by atomic adds only.
+        let add64 =
+            |cell: *mut u64, more| unsafe { AtomicU64::from_ptr(cell).fetch_add(more, Ordering::Relaxed) };
+        // SAFETY: as above.
+        let add32 =
+            |cell: *mut u32, more| unsafe { AtomicU32::from_ptr(cell).fetch_add(more, Ordering::Relaxed) };
+        for side in 0..2 {
+            // SAFETY: in bounds and aligned; whole words.
+            unsafe {
+                let (min, max) = (&raw mut (*timing).rtt_min_us[side], &raw mut (*timing).rtt_max_us[side]);
+                if old.timing.rtt_samples[side] > 0 {
+                    let here = (&raw const (*timing).rtt_samples[side]).read_volatile() > 0;
+                    let least = if here { min.read_volatile() } else { u32::MAX };
+                    min.write_volatile(least.min(old.timing.rtt_min_us[side]));
+                    max.write_volatile(max.read_volatile().max(old.timing.rtt_max_us[side]));
+                }
+                add64(&raw mut (*timing).rtt_sum_us[side], old.timing.rtt_sum_us[side]);
+                add32(&raw mut (*timing).rtt_samples[side], old.timing.rtt_samples[side]);
+                for (cell, more) in [
+                    (&raw mut (*timing).zero_windows[side], old.timing.zero_windows[side]),
+                    (&raw mut (*timing).repeat_bursts[side], old.timing.repeat_bursts[side]),
+                ] {
+                    cell.write_volatile(cell.read_volatile().saturating_add(more));
+                }
+                add32(&raw mut (*detail).retransmits[side], old.detail.retransmits[side]);
+                add32(&raw mut (*detail).out_of_order[side], old.detail.out_of_order[side]);
+            }
+        }
+        for (index, lanes) in old.detail.lanes.iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { add64(&raw mut (*detail).lanes[index], *lanes) };
+        }
+        // SAFETY: as above.
+        unsafe { add64(&raw mut (*detail).lanes_sum_us, old.detail.lanes_sum_us) };
+        let told = self.told_retransmits(slot).wrapping_add(told_retransmits);
+        self.tell_retransmits(slot, told);
+    }
+
+    /// Takes out the round trips that are new.
+    pub fn take_rtts(&self, slot: u32) -> NewRtts {
+        let mut new = NewRtts::default();
+        let Some(detail) = self.wide_field::<nm_detail>(slot, offset_of!(nm_wide, detail)) else {
+            return new;
+        };
+        // SAFETY: in bounds and aligned; u64 words that programs change by atomic adds only.
+        let take = |cell: *mut u64| unsafe { AtomicU64::from_ptr(cell).swap(0, Ordering::Relaxed) };
+        for (word, buckets) in new.buckets.chunks_mut(4).enumerate() {
+            // SAFETY: as above.
+            let lanes = take(unsafe { &raw mut (*detail).lanes[word] });
+            for (lane, bucket) in buckets.iter_mut().enumerate() {
+                *bucket = (lanes >> (16 * lane)) as u16;
+            }
+        }
+        // SAFETY: as above.
+        new.sum_us = take(unsafe { &raw mut (*detail).lanes_sum_us });
+        new
+    }
 }
 
 impl Snapshot {
+    /// Whether there are round trips to be taken out.
+    pub fn has_rtts(&self) -> bool {
+        self.detail.lanes.iter().any(|lanes| *lanes != 0)
+    }
+
     /// Whether packets still find this slot.
     pub fn live(&self) -> bool {
         self.tag & DEAD == 0

@@ -6,11 +6,49 @@ use std::time::{Duration, Instant};
 use super::summary::Summary;
 use super::top_pairs::TopPairs;
 use crate::clock;
+use crate::flow::measured::{LANES, NewRtts};
 use crate::flow::record::{Direction, Reason, Status};
 use crate::flow::update::{Change, FlowUpdate};
 
 /// Protocol label and direction.
 pub type Class = (&'static str, Direction);
+
+/// What took its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Latency {
+    /// A TCP handshake, from SYN to the opener's ACK.
+    Handshake,
+    /// A round trip of a TCP connection or an ICMP echo.
+    Rtt,
+}
+
+impl Latency {
+    /// Label value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Rtt => "rtt",
+        }
+    }
+}
+
+/// A histogram's counts: by bucket, what is beyond the last bound comes after it; and their sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Observations {
+    /// By bucket.
+    pub buckets: [u64; LANES],
+    /// Seconds.
+    pub sum_seconds: f64,
+}
+
+impl Observations {
+    /// One more.
+    pub fn observe(&mut self, bounds: &[f64], seconds: f64) {
+        let bucket = bounds.partition_point(|bound| *bound < seconds);
+        self.buckets[bucket.min(LANES - 1)] += 1;
+        self.sum_seconds += seconds;
+    }
+}
 
 /// Totals of one class, for all flows: those kept by sampling, scaled.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,8 +72,10 @@ pub struct FlowMetrics {
     pub pairs: TopPairs,
     /// Upper bounds of the latency buckets, seconds.
     pub latency_buckets: Vec<f64>,
-    /// Handshakes: observations by bucket, the last one beyond all bounds; and their sum in seconds.
-    pub handshakes: (Vec<u64>, f64),
+    /// Latencies of each kind.
+    pub latencies: HashMap<Latency, Observations>,
+    /// TCP segments sent again.
+    pub retransmits: HashMap<Direction, f64>,
     /// Flows that one kept flow stands for.
     pub weight: f64,
     /// From reading an event to its being visible here.
@@ -52,7 +92,8 @@ impl FlowMetrics {
             ended: HashMap::new(),
             pairs: TopPairs::new(top_pairs),
             latency_buckets: buckets_ms.iter().map(|ms| ms / 1e3).collect(),
-            handshakes: (vec![0; buckets_ms.len() + 1], 0.0),
+            latencies: HashMap::new(),
+            retransmits: HashMap::new(),
             weight: 1.0 / sampling_rate,
             processing: Summary::default(),
             delay: Summary::default(),
@@ -61,6 +102,26 @@ impl FlowMetrics {
 
     fn scaled(&self, bytes: u64) -> u64 {
         if self.weight == 1.0 { bytes } else { (bytes as f64 * self.weight).round() as u64 }
+    }
+
+    fn observe_latencies(&mut self, update: &FlowUpdate) {
+        if let Some(us) = update.handshake_us {
+            let known = self.latencies.entry(Latency::Handshake).or_default();
+            known.observe(&self.latency_buckets, f64::from(us) / 1e6);
+        }
+        if update.rtts != NewRtts::default() {
+            let known = self.latencies.entry(Latency::Rtt).or_default();
+            // The kernel's last bucket is the twelfth, however many bounds there are.
+            let beyond = self.latency_buckets.len();
+            for (bucket, new) in update.rtts.buckets.iter().enumerate() {
+                known.buckets[bucket.min(beyond)] += u64::from(*new);
+            }
+            known.sum_seconds += update.rtts.sum_us as f64 / 1e6;
+        }
+        if update.new_retransmits > 0 {
+            *self.retransmits.entry(update.flow.direction).or_default() +=
+                f64::from(update.new_retransmits) * self.weight;
+        }
     }
 
     /// Counts updates whose events were read at `read_at`.
@@ -82,14 +143,7 @@ impl FlowMetrics {
                     *self.ended.entry((class, reason)).or_default() += self.weight;
                 }
             }
-            if let Some(us) = update.handshake_us {
-                let seconds = f64::from(us) / 1e6;
-                let bucket = self.latency_buckets.partition_point(|bound| *bound < seconds);
-                if let Some(count) = self.handshakes.0.get_mut(bucket) {
-                    *count += 1;
-                }
-                self.handshakes.1 += seconds;
-            }
+            self.observe_latencies(update);
             let (src, dst) = (flow.key.src.ip(), flow.key.dst.ip());
             self.pairs.add((src, dst), self.scaled(delta.bytes_sent));
             self.pairs.add((dst, src), self.scaled(delta.bytes_received));

@@ -8,7 +8,7 @@ use prometheus::proto::{
 };
 use prometheus::{Encoder, TextEncoder};
 
-use super::flows::FlowMetrics;
+use super::flows::{FlowMetrics, Observations};
 use super::process::Process;
 use super::summary::Summary;
 use crate::detect::Detector;
@@ -100,12 +100,12 @@ fn level(pairs: &[(&str, &str)], value: f64) -> Metric {
     metric
 }
 
-fn latency(flows: &FlowMetrics) -> Metric {
-    let (counts, sum) = &flows.handshakes;
+/// A histogram with these upper bounds; observations beyond the last come after it.
+fn histogram(pairs: &[(&str, &str)], bounds: &[f64], observed: &Observations) -> Metric {
     let mut histogram = Histogram::default();
     let mut cumulative = 0;
-    let mut buckets = Vec::with_capacity(counts.len());
-    for (bound, count) in flows.latency_buckets.iter().chain([&f64::INFINITY]).zip(counts) {
+    let mut buckets = Vec::with_capacity(bounds.len() + 1);
+    for (bound, count) in bounds.iter().chain([&f64::INFINITY]).zip(observed.buckets) {
         cumulative += count;
         let mut bucket = Bucket::default();
         bucket.set_upper_bound(*bound);
@@ -114,9 +114,9 @@ fn latency(flows: &FlowMetrics) -> Metric {
     }
     histogram.set_bucket(buckets);
     histogram.set_sample_count(cumulative);
-    histogram.set_sample_sum(*sum);
+    histogram.set_sample_sum(observed.sum_seconds);
     let mut metric = Metric::default();
-    metric.set_label(labels(&[("kind", "handshake"), ("dst_service", ""), ("app_protocol", "")]));
+    metric.set_label(labels(pairs));
     metric.set_histogram(histogram);
     metric
 }
@@ -192,6 +192,15 @@ impl Exporter {
             .collect();
         bytes.push(count(&[("src_ip", "other"), ("dst_ip", "other")], flows.pairs.other()));
 
+        let latencies = flows.latencies.iter().map(|(kind, observed)| {
+            let pairs = [("kind", kind.name()), ("dst_service", ""), ("app_protocol", "")];
+            histogram(&pairs, &flows.latency_buckets, observed)
+        });
+        let retransmits = flows
+            .retransmits
+            .iter()
+            .map(|(direction, total)| sum(&[("direction", direction.name()), ("dst_service", "")], *total));
+
         page.gauge(
             "netmon_sampling_rate",
             "Share of flows kept; below 1 the counts of flows, their packets and bytes are scaled estimates.",
@@ -200,6 +209,11 @@ impl Exporter {
         page.gauge("netmon_flows_active", "Flows in the table.", active);
         page.counter("netmon_flows_opened_total", "Flows opened.", opened);
         page.counter("netmon_flows_total", "Flows ended, by status and reason of failure.", ended);
+        page.counter(
+            "netmon_tcp_retransmits_total",
+            "TCP segments sent again, as seen here.",
+            retransmits.collect(),
+        );
         page.counter("netmon_tcp_resets_total", "TCP connections that were reset after they stood.", resets);
         page.counter("netmon_packets_total", "Packets as on the wire, each once.", packets);
         page.counter(
@@ -209,9 +223,9 @@ impl Exporter {
         );
         page.family(
             "netmon_latency_seconds",
-            "TCP handshakes from SYN to the opener's ACK, seconds.",
+            "TCP handshakes from SYN to the opener's ACK, and round trips of TCP segments and ICMP echoes, seconds.",
             MetricType::HISTOGRAM,
-            vec![latency(&flows)],
+            latencies.collect(),
         );
         page.summary(
             "netmon_processing_duration_seconds",
