@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use netmon::kernel::object::{Features, Object, Options, TestProgram};
-use netmon::kernel::table::{Layout, Table};
+use netmon::kernel::table::Table;
 
 const REPEAT: u32 = 1_000_000;
 const ROUNDS: usize = 5;
@@ -55,11 +55,19 @@ fn line(name: &str, [empty, ours]: [(u32, u32, u32); 2]) {
     );
 }
 
-fn load(flows: u64) -> (Object, Table) {
-    let options =
-        Options { transport: None, event_buffer_events: 1 << 22, features: Features::default(), bench: true };
+/// Counting only, and with everything that the programs can look at.
+fn levels() -> [(&'static str, Features); 3] {
+    let all =
+        |precise| Features { timing: Some(vec![100, 500, 1000, 5000]), precise, protocol: true, who: true };
+    [("base", Features::default()), ("all features", all(false)), ("all, high precision", all(true))]
+}
+
+fn load(flows: u64, features: &Features) -> (Object, Table) {
+    let layout = features.layout();
+    let features = features.clone();
+    let options = Options { transport: None, event_buffer_events: 1 << 22, features, bench: true };
     let mut object = Object::load(&options).expect("load (root is needed)");
-    let table = Table::create((flows * 10 / 6).max(16_384), Layout::Narrow).expect("create a table");
+    let table = Table::create((flows * 10 / 6).max(16_384), layout).expect("create a table");
     object.install(0, &table).expect("install the table");
     object.control().set_buckets(0, table.buckets());
     // Test runs come from the loopback device, interface 1.
@@ -78,34 +86,43 @@ fn main() {
     let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let wanted = |name: &str| name.contains(&wanted);
 
-    let (object, _table) = load(1);
     let mut arp = frame(17);
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
     let cases =
         [("TCP, one known flow", frame(6)), ("UDP, one known flow", frame(17)), ("not IP (ARP)", arp)];
-    for (name, frame) in cases.into_iter().filter(|(name, _)| wanted(name)) {
-        line(name, compare(&object, TestProgram::Empty, TestProgram::Ingress, &frame));
+    for (level, features) in levels() {
+        let (object, _table) = load(1, &features);
+        for (name, frame) in &cases {
+            let name = format!("{name}, {level}");
+            if wanted(&name) {
+                line(&name, compare(&object, TestProgram::Empty, TestProgram::Ingress, frame));
+            }
+        }
     }
-    drop(object);
+    for (level, features) in levels() {
+        many(&wanted, level, &features);
+    }
+}
 
+fn many(wanted: &dyn Fn(&str) -> bool, level: &str, features: &Features) {
     for flows in [10_000u32, 100_000, 1_000_000] {
-        let name = format!("UDP, {flows} known flows, random order");
+        let name = format!("UDP, {flows} known flows, {level}");
         if !wanted(&name) {
             continue;
         }
-        let (mut object, _table) = load(u64::from(flows));
+        let (mut object, _table) = load(u64::from(flows), features);
         object.control().set_bench_flows(flows);
         object.run_on_frame(TestProgram::BenchFlows, &frame(17), flows * 12).expect("fill the table");
         line(&name, compare(&object, TestProgram::BenchEmpty, TestProgram::BenchFlows, &frame(17)));
     }
     for flows in [10_000u32, 1_000_000] {
-        let name = format!("UDP, {flows} new flows, table filling to 0.6");
+        let name = format!("UDP, {flows} new flows, {level}");
         if !wanted(&name) {
             continue;
         }
         let mut times = [Vec::new(), Vec::new()];
         for _ in 0..ROUNDS {
-            let (object, _table) = load(u64::from(flows));
+            let (object, _table) = load(u64::from(flows), features);
             times[0].push(object.run_on_frame(TestProgram::BenchEmpty, &frame(17), flows).unwrap().1);
             times[1].push(object.run_on_frame(TestProgram::BenchFlows, &frame(17), flows).unwrap().1);
         }

@@ -5,11 +5,16 @@
 #[allow(dead_code)]
 mod frame;
 
-use frame::{Ipv4, ethernet};
+use frame::{Ipv4, ethernet, icmp};
+use netmon::collector::ledger::{self, Context};
 use netmon::flow::measured::Measured;
+use netmon::flow::record::{Ending, IcmpError, Reason, State};
+use netmon::flow::update::Flow;
+use netmon::flow::verdict::ending;
 use netmon::kernel::decode;
 use netmon::kernel::object::{Features, Object, Options, TestProgram};
 use netmon::kernel::table::Table;
+use netmon::kernel::types::nm_kind;
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -52,6 +57,11 @@ impl Wire {
     }
 
     fn see(&self, segment: Segment) {
+        let frame = ethernet(0x0800, &Self::packet(segment));
+        self.object.run_on_frame(TestProgram::Ingress, &frame, 1).unwrap();
+    }
+
+    fn packet(segment: Segment) -> Vec<u8> {
         let ends = [[10, 0, 0, 1], [10, 0, 0, 2]];
         let ports = [40_000u16, 80];
         let (me, you) = (segment.from, 1 - segment.from);
@@ -68,9 +78,22 @@ impl Wire {
             bytes.extend(echo.to_be_bytes());
         }
         bytes.extend(vec![b'x'; segment.length]);
-        let ip = Ipv4 { protocol: 6, source: ends[me], destination: ends[you], ..Ipv4::default() };
-        let frame = ethernet(0x0800, &ip.with(&bytes));
-        self.object.run_on_frame(TestProgram::Ingress, &frame, 1).unwrap();
+        Ipv4 { protocol: 6, source: ends[me], destination: ends[you], ..Ipv4::default() }.with(&bytes)
+    }
+
+    /// A router's ICMP error about a segment of the opener.
+    fn see_error_about(&self, segment: Segment) {
+        let error = [icmp(3, 1, 0), Self::packet(segment)].concat();
+        let ip = Ipv4 { protocol: 1, source: [10, 0, 0, 9], destination: [10, 0, 0, 1], ..Ipv4::default() };
+        self.object.run_on_frame(TestProgram::Ingress, &ethernet(0x0800, &ip.with(&error)), 1).unwrap();
+    }
+
+    fn flow(&self) -> Flow {
+        let context =
+            Context { addresses: Default::default(), local_peers: Default::default(), timing: true };
+        let mut slots = (0..self.table.slots()).filter_map(|slot| self.table.read(slot));
+        let slot = slots.find(|slot| slot.cold.protocol == 6).expect("a flow");
+        ledger::flow(&slot, &context, netmon::clock::monotonic_ns(), false).unwrap()
     }
 
     fn shake_hands(&self, seq: u32, other: u32) {
@@ -231,4 +254,86 @@ fn the_first_byte_is_what_the_opener_waited_for() {
     assert!(first >= 10_000, "{first} us");
     wire.see(segment(1, 1421, 111, 500));
     assert_eq!(wire.measured().first_byte_us, Some(first), "the first stays");
+}
+
+#[test]
+fn an_icmp_error_is_believed_only_about_a_segment_on_its_way() {
+    let told = |about: Segment| {
+        let wire = Wire::new(false);
+        wire.shake_hands(100, 900);
+        wire.see(segment(0, 101, 901, 100));
+        wire.see(segment(1, 901, 151, 0));
+        wire.see_error_about(about);
+        (
+            wire.flow().icmp_errors.contains(IcmpError::Unreachable),
+            wire.object.kind(nm_kind::NM_KIND_QUOTE_REFUSED),
+        )
+    };
+    assert_eq!(told(segment(0, 151, 901, 50)), (true, 0), "in flight");
+    assert_eq!(told(segment(0, 101, 901, 50)), (false, 1), "acknowledged already");
+    assert_eq!(told(segment(0, 201, 901, 50)), (false, 1), "never sent");
+    assert_eq!(told(segment(0, 0x8000_0000, 901, 50)), (false, 1), "far off");
+    let wire = Wire::new(false);
+    wire.see(Segment { flags: SYN, ..segment(0, 100, 0, 0) });
+    wire.see_error_about(Segment { flags: SYN, ..segment(0, 100, 0, 0) });
+    assert!(wire.flow().icmp_errors.contains(IcmpError::Unreachable), "the SYN");
+}
+
+#[test]
+fn unusual_openings_and_ends_are_told_right() {
+    // Both send their SYN before they have seen the other's (RFC 9293 3.5, figure 7).
+    let wire = Wire::new(false);
+    wire.see(Segment { flags: SYN, ..segment(0, 100, 0, 0) });
+    wire.see(Segment { flags: SYN, ..segment(1, 900, 0, 0) });
+    assert_eq!(wire.flow().state, State::Opening, "two SYNs are no connection yet");
+    wire.see(Segment { flags: SYN | ACK, ..segment(0, 100, 901, 0) });
+    wire.see(Segment { flags: SYN | ACK, ..segment(1, 900, 101, 0) });
+    assert_eq!((wire.flow().state, wire.flow().key.src.port()), (State::Established, 40_000));
+
+    // One side has said its last word and goes on to listen.
+    wire.see(Segment { flags: FIN | ACK, ..segment(0, 101, 901, 0) });
+    wire.see(segment(1, 901, 102, 500));
+    assert_eq!((wire.flow().state, ending(&wire.flow())), (State::Closing, None));
+    wire.see(Segment { flags: FIN | ACK, ..segment(1, 1401, 102, 0) });
+    assert_eq!((wire.flow().state, ending(&wire.flow())), (State::Closed, Some(Ending::Closed)));
+    assert_eq!(wire.flow().reset_by_opener, None);
+
+    // Data with the SYN (RFC 7413) is the request.
+    let wire = Wire::new(false);
+    wire.see(Segment { flags: SYN, ..segment(0, 100, 0, 20) });
+    wire.see(Segment { flags: SYN | ACK, ..segment(1, 900, 121, 0) });
+    wire.see(segment(1, 901, 121, 300));
+    assert!(wire.measured().first_byte_us.is_some());
+    assert_eq!(wire.losses(), [(0, 0), (0, 0)]);
+
+    // A RST may carry the reason as text (RFC 1122 4.2.2.12).
+    let wire = Wire::new(false);
+    wire.shake_hands(100, 900);
+    wire.see(Segment { flags: RST | ACK, ..segment(1, 901, 101, 12) });
+    let flow = wire.flow();
+    assert_eq!((flow.reason, flow.reset_by_opener), (Some(Reason::Reset), Some(false)));
+    assert_eq!((ending(&flow), wire.losses()), (Some(Ending::Reset), [(0, 0), (0, 0)]));
+
+    // A client that is gone answers what still comes by RST.
+    let wire = Wire::new(false);
+    wire.shake_hands(100, 900);
+    wire.see(Segment { flags: FIN | ACK, ..segment(0, 101, 901, 0) });
+    wire.see(segment(1, 901, 102, 500));
+    wire.see(Segment { flags: RST, ..segment(0, 102, 0, 0) });
+    let flow = wire.flow();
+    assert_eq!((ending(&flow), flow.reset_by_opener), (Some(Ending::Aborted), Some(true)));
+
+    // A scanner has seen enough.
+    let wire = Wire::new(false);
+    wire.see(Segment { flags: SYN, ..segment(0, 100, 0, 0) });
+    wire.see(Segment { flags: SYN | ACK, ..segment(1, 900, 101, 0) });
+    wire.see(Segment { flags: RST, ..segment(0, 101, 0, 0) });
+    assert_eq!(ending(&wire.flow()), Some(Ending::Aborted));
+
+    // Nobody listens.
+    let wire = Wire::new(false);
+    wire.see(Segment { flags: SYN, ..segment(0, 100, 0, 0) });
+    wire.see(Segment { flags: RST | ACK, ..segment(1, 0, 101, 0) });
+    let flow = wire.flow();
+    assert_eq!((ending(&flow), flow.reset_by_opener), (Some(Ending::Refused), Some(false)));
 }

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What an ICMP error says of the flow whose packet it quotes. Believed only if it comes to the sender of the quoted packet and
- * the flow is there. Rare, and out of line.
+ * What an ICMP error says of the flow whose packet it quotes. Believed only if it comes to the sender of the quoted packet, the flow
+ * is there, and the quoted segment is one that is on its way. Rare, and out of line.
  */
 #ifndef NM_QUOTE_H
 #define NM_QUOTE_H
 
 #include "nm_flow.h"
+
+#define NM_FIRST_FLIGHT 65536 /* bytes before the first acknowledgement, at most */
 
 /* Ports, or the identifier of an echo request, from the first eight bytes of the quoted transport header. */
 static __always_inline bool nm_quoted_ports(struct __sk_buff *skb, struct nm_packet *p, u32 offset)
@@ -24,9 +26,10 @@ static __always_inline bool nm_quoted_ports(struct __sk_buff *skb, struct nm_pac
 		p->source_port_be = head.echo_id;
 		p->destination_port_be = head.echo_id;
 	} else {
-		/* Ports come first, as type, code and checksum do. */
+		/* Ports come first, as type, code and checksum do; the sequence number of TCP comes next. */
 		p->source_port_be = *(u16 *)&head.type;
 		p->destination_port_be = head.checksum;
+		p->seq = (u32)bpf_ntohs(head.echo_id) << 16 | bpf_ntohs(head.echo_sequence);
 	}
 	return true;
 }
@@ -59,6 +62,22 @@ static __always_inline bool nm_parse_quoted(struct __sk_buff *skb, struct nm_pac
 	return nm_quoted_ports(skb, p, offset);
 }
 
+/*
+ * Whether the quoted segment is on its way (RFC 5927 4.1): whoever forges an error has to know where the connection is. Known when
+ * sequence numbers are.
+ */
+static __always_inline bool nm_in_flight(const struct nm_bucket *bucket, u32 slot, const struct nm_packet *p, u32 side)
+{
+	const struct nm_track *track = &((const struct nm_wide *)bucket)->track[slot & (NM_SLOTS - 1)];
+	const struct nm_side *me = &track->side[side & 1], *you = &track->side[!side];
+
+	if (p->protocol != IPPROTO_TCP || !(me->marks & NM_SIDE_SEEN))
+		return true;
+	if ((s32)(p->seq - me->next_seq) >= 0)
+		return false;
+	return (s32)(p->seq - (you->marks & NM_SIDE_ACKED ? you->acked : me->next_seq - NM_FIRST_FLIGHT)) >= 0;
+}
+
 /* The ICMP error in hand, already counted, to the flow that it quotes. */
 NM_GLOBAL int nm_quote(struct __sk_buff *skb)
 {
@@ -66,6 +85,7 @@ NM_GLOBAL int nm_quote(struct __sk_buff *skb)
 	struct nm_bucket *bucket;
 	struct nm_packet *p;
 	struct nm_hot *hot;
+	u32 side;
 	u64 to[2];
 	u8 error;
 
@@ -77,9 +97,14 @@ NM_GLOBAL int nm_quote(struct __sk_buff *skb)
 	to[1] = p->destination[1];
 	if (!nm_parse_quoted(skb, p, p->quote, p->family) || p->source[0] != to[0] || p->source[1] != to[1])
 		return 0;
-	bucket = nm_find(&scratch->at, nm_tag(nm_hash(p, nm_sender_side(p))));
+	side = nm_sender_side(p);
+	bucket = nm_find(&scratch->at, nm_tag(nm_hash(p, side)));
 	if (!bucket)
 		return 0;
+	if (nm_features & NM_FEATURE_TIMING && !nm_in_flight(bucket, scratch->at.slot, p, side)) {
+		nm_note(NM_KIND_QUOTE_REFUSED);
+		return 0;
+	}
 	hot = &bucket->hot[scratch->at.slot & (NM_SLOTS - 1)];
 	if (hot->icmp_errors & error)
 		return 0;

@@ -53,6 +53,7 @@ enum nm_kind {
 	NM_KIND_UDP_LENGTH,	  /* malformed: length below 8 or beyond the packet */
 	NM_KIND_FRAGMENT_ORPHAN,  /* counted: later fragment whose first was not seen, in a flow without ports */
 	NM_KIND_EVENT_LOST,	  /* event: the buffer was full */
+	NM_KIND_QUOTE_REFUSED,	  /* counted: ICMP error that quotes a segment which is not on its way */
 	NM_KIND_SAMPLE_LOST,	  /* round trip: its bucket holds 65 280 that the agent has not taken out yet */
 	NM_KINDS,
 };

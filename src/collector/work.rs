@@ -628,6 +628,8 @@ impl Work {
                 buffer_full: self.lost.buffer_full + self.object.kind(nm_kind::NM_KIND_EVENT_LOST),
                 invalid: self.lost.invalid,
             },
+            icmp_errors_refused: self.object.kind(nm_kind::NM_KIND_QUOTE_REFUSED),
+            rtt_samples_left_out: self.object.kind(nm_kind::NM_KIND_SAMPLE_LOST),
             fragments_unmatched: self.object.kind(nm_kind::NM_KIND_FRAGMENT_ORPHAN),
             ebpf_cpu_seconds: self.object.run_time_ns().map(|ns| ns as f64 / 1e9),
         }

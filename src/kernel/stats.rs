@@ -141,6 +141,12 @@ pub struct KernelStats {
     pub events_lost: EventLoss,
     /// Later fragments whose first fragment was not seen: counted in a flow without ports.
     pub fragments_unmatched: u64,
+    /// ICMP errors that quote a segment which is not on its way, forged or very late: they name no flow.
+    #[serde(default)]
+    pub icmp_errors_refused: u64,
+    /// Round trips that are not in the histogram: more of them in one bucket than it holds between two reports.
+    #[serde(default)]
+    pub rtt_samples_left_out: u64,
     /// CPU seconds spent in our programs, `None` while the kernel's BPF statistics are off.
     pub ebpf_cpu_seconds: Option<f64>,
 }

@@ -304,6 +304,16 @@ impl Exporter {
             "Later fragments whose first was not seen: counted in a flow without ports.",
             vec![count(&[], stats.fragments_unmatched)],
         );
+        page.counter(
+            "netmon_icmp_errors_refused_total",
+            "ICMP errors that quote a segment which is not on its way, forged or very late: no flow fails by them.",
+            vec![count(&[], stats.icmp_errors_refused)],
+        );
+        page.counter(
+            "netmon_latency_samples_left_out_total",
+            "Round trips that are not in netmon_latency_seconds: more in one bucket than it holds between two reports.",
+            vec![count(&[], stats.rtt_samples_left_out)],
+        );
         page.gauge(
             "netmon_interfaces_attached",
             "Interfaces whose packets are seen.",
