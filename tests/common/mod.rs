@@ -4,3 +4,6 @@
 
 pub mod agent;
 pub mod net;
+pub mod raw;
+pub mod relay;
+pub mod tcp;

@@ -1,8 +1,12 @@
 //! Namespaces and veth pairs of one test.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::panic::resume_unwind;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -81,6 +85,17 @@ impl Net {
         Background(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start ip"))
     }
 
+    /// Runs code on a thread inside of a namespace; sockets made there stay there.
+    pub fn inside<T: Send>(&self, name: &str, code: impl FnOnce() -> T + Send) -> T {
+        let file = std::fs::File::open(format!("/run/netns/{}", self.name(name))).expect("open a namespace");
+        let code = || {
+            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+                .expect("enter a namespace");
+            code()
+        };
+        std::thread::scope(|scope| scope.spawn(code).join()).unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
     /// A veth pair: `if1` in `ns1`, `if2` in `ns2`, up, with these addresses (with prefix), knowing each other so that
     /// nobody has to ask.
     pub fn veth(&self, (ns1, if1, ip1): (&str, &str, &str), (ns2, if2, ip2): (&str, &str, &str)) {
@@ -114,7 +129,7 @@ impl Net {
     }
 
     /// A permanent neighbour entry: no ARP or neighbour discovery.
-    fn acquaint(
+    pub fn acquaint(
         &self,
         (ns, interface, _): (&str, &str, &str),
         (peer, peer_interface, ip): (&str, &str, &str),
