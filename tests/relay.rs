@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use common::relay::{
-    Fault, Passed, Relay, Report, Rule, Way, Which, acknowledge_at_once, tcp_data, tcp_syn, wire,
+    Fault, Passed, Relay, Report, Rule, Way, Which, acknowledge_at_once, tcp_data, tcp_syn, two_wires, wire,
 };
 use common::tcp::{Connection, Talk, TcpInfo};
 
@@ -65,6 +65,20 @@ fn each_direction_has_its_own_delay() {
     client.write_all(b"?").unwrap();
     server.read_exact(&mut [0]).unwrap();
     assert!(begun.elapsed() >= ms(60.0), "{:?} from a to b", begun.elapsed());
+}
+
+#[test]
+fn two_wires_add_up_and_the_router_is_between() {
+    let net = two_wires();
+    let _near = Relay::start_in(&net, "m", [ms(10.0); 2], Vec::new());
+    let _far = Relay::start_in(&net, "n", [ms(30.0); 2], Vec::new());
+    for (client, server, rtt) in
+        [("r", ("a", "10.9.0.1"), 20.0), ("r", ("b", "10.8.0.1"), 60.0), ("a", ("b", "10.8.0.1"), 80.0)]
+    {
+        let connection = Connection::open(&net, client, server);
+        connection.talk(Talk { rounds: 5, ..CHAT });
+        assert_round_trip(ms(rtt), &connection.info());
+    }
 }
 
 #[test]

@@ -26,15 +26,32 @@ const TURN: Duration = Duration::from_millis(50);
 /// one link; without a [`Relay`] nothing passes.
 pub fn wire() -> Net {
     let net = Net::new(&["a", "m", "b"]);
-    net.veth(("a", "va", "10.9.0.1/24"), ("m", "wa", ""));
-    net.veth(("b", "vb", "10.9.0.2/24"), ("m", "wb", ""));
+    span(&net, "m", [("a", "va", "10.9.0.1/24"), ("b", "vb", "10.9.0.2/24")]);
     net.address("a", "va", "fd09::1/64");
     net.address("b", "vb", "fd09::2/64");
-    for (left, right) in [("10.9.0.1/24", "10.9.0.2/24"), ("fd09::1/64", "fd09::2/64")] {
-        net.acquaint(("a", "va", left), ("b", "vb", right));
-        net.acquaint(("b", "vb", right), ("a", "va", left));
-    }
+    net.acquaint(("a", "va", ""), ("b", "vb", "fd09::2/64"));
+    net.acquaint(("b", "vb", ""), ("a", "va", "fd09::1/64"));
     net
+}
+
+/// a 10.9.0.1 va ──[m]── ra 10.9.0.254 r 10.8.0.254 rb ──[n]── vb 10.8.0.1 b: what passes the router r has a way to go on
+/// either side. Each wire wants a relay ([`Relay::start_in`]); of the second, "a" is r.
+pub fn two_wires() -> Net {
+    let net = Net::new(&["a", "m", "r", "n", "b"]);
+    span(&net, "m", [("a", "va", "10.9.0.1/24"), ("r", "ra", "10.9.0.254/24")]);
+    span(&net, "n", [("r", "rb", "10.8.0.254/24"), ("b", "vb", "10.8.0.1/24")]);
+    net.exec("r", "sysctl -qw net.ipv4.ip_forward=1");
+    net.exec("a", "ip route add default via 10.9.0.254");
+    net.exec("b", "ip route add default via 10.8.0.254");
+    net
+}
+
+/// A wire through `middle`, where its ends are wa and wb.
+fn span(net: &Net, middle: &str, [left, right]: [(&str, &str, &str); 2]) {
+    net.veth(left, (middle, "wa", ""));
+    net.veth(right, (middle, "wb", ""));
+    net.acquaint(left, right);
+    net.acquaint(right, left);
 }
 
 /// Both ends acknowledge each segment at once from now on; a kernel left to itself waits for an answer to go with, 40 ms
@@ -115,7 +132,7 @@ impl Report {
     }
 }
 
-/// The relay of a [`wire`]; ends when it goes out of scope, and what it holds is lost then.
+/// The relay of a wire; ends when it goes out of scope, and what it holds is lost then.
 pub struct Relay {
     end: Arc<AtomicBool>,
     report: Arc<Mutex<Report>>,
@@ -125,7 +142,11 @@ pub struct Relay {
 impl Relay {
     /// `delay` is what a frame takes from a to b and from b to a.
     pub fn start(net: &Net, delay: [Duration; 2], rules: Vec<Rule>) -> Self {
-        let sockets = net.inside("m", || ["wa", "wb"].map(packet_socket));
+        Self::start_in(net, "m", delay, rules)
+    }
+
+    pub fn start_in(net: &Net, middle: &str, delay: [Duration; 2], rules: Vec<Rule>) -> Self {
+        let sockets = net.inside(middle, || ["wa", "wb"].map(packet_socket));
         let (end, report) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Report::default())));
         let worker = Worker {
             sockets,
