@@ -76,6 +76,7 @@ fn pipeline(c: &mut Criterion) {
         clock: WallClock::now(),
         interfaces: Arc::new(HashMap::from([(2, "eth0".to_owned())])),
         sampling_rate: 1.0,
+        drops: Arc::default(),
     };
     group.throughput(Throughput::Elements(1));
     group.bench_function("a record as JSON", |b| {

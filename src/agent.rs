@@ -27,6 +27,7 @@ use crate::flow::update::{Batch, Flow};
 use crate::interfaces::{Event, Follower, Selection};
 use crate::kernel::attach::Method;
 use crate::kernel::object::{Features, Object, Options, Transport};
+use crate::kernel::stats::DropStats;
 use crate::sink::feed::{self, Feed};
 use crate::sink::history::{self, History};
 use crate::sink::prometheus::{Exporter, FlowMetrics, Readiness, http};
@@ -80,6 +81,7 @@ pub async fn run(
             event_buffer_events: config.resources.maps.event_buffer_size,
             features: features(&config),
             bench: false,
+            drops: config.features.drop_monitoring.enabled,
         };
         move || Object::load(&options)
     })
@@ -265,6 +267,9 @@ fn notes(report: &crate::collector::handle::Report, sampling_rate: f64) -> Vec<S
     if sampling_rate < 1.0 {
         notes.push(format!("capture.sampling_rate keeps {sampling_rate} of all flows"));
     }
+    if let Some(why) = &report.stats.drops.off {
+        notes.push(format!("packets that the kernel drops are not told: {why}"));
+    }
     if report.stats.events_lost.buffer_full > 0 {
         notes.push(
             "events were lost for want of room (resources.maps.event_buffer_size); no packet count is wrong for it".into(),
@@ -340,6 +345,10 @@ impl Source for State {
         alerts.iter().map(|alert| AlertRecord::of(alert, &clock)).collect()
     }
 
+    fn drops(&self) -> Option<DropStats> {
+        Some(self.collector.stats()?.drops)
+    }
+
     fn folds(&self) -> bool {
         self.folds
     }
@@ -349,6 +358,7 @@ impl Source for State {
             clock: WallClock::now(),
             interfaces: self.collector.interface_names(),
             sampling_rate: self.sampling_rate,
+            drops: Arc::new(self.collector.flow_drops()),
         }
     }
 

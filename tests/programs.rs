@@ -41,7 +41,8 @@ impl Bench {
 
     fn with(slots: u64, features: Features) -> Self {
         let layout = features.layout();
-        let options = Options { transport: None, event_buffer_events: 4096, features, bench: false };
+        let options =
+            Options { transport: None, event_buffer_events: 4096, features, bench: false, drops: false };
         let mut object = Object::load(&options).expect("these tests need root and a kernel with BTF");
         let table = Table::create(slots, layout).unwrap();
         object.install(0, &table).unwrap();
@@ -460,6 +461,7 @@ fn the_perf_buffer_transport_loads_and_counts() {
         event_buffer_events: 4096,
         features: Features::default(),
         bench: false,
+        drops: false,
     };
     let mut object = Object::load(&options).expect("load with perf buffers");
     let table = Table::create(64, Layout::Narrow).unwrap();

@@ -47,7 +47,8 @@ impl Wire {
     fn new(precise: bool) -> Self {
         let features = Features { timing: Some(vec![1000]), precise, protocol: true, who: true };
         let layout = features.layout();
-        let options = Options { transport: None, event_buffer_events: 4096, features, bench: false };
+        let options =
+            Options { transport: None, event_buffer_events: 4096, features, bench: false, drops: false };
         let mut object = Object::load(&options).expect("these tests need root and a kernel with BTF");
         let table = Table::create(1024, layout).unwrap();
         object.install(0, &table).unwrap();

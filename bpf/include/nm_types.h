@@ -55,6 +55,8 @@ enum nm_kind {
 	NM_KIND_EVENT_LOST,	  /* event: the buffer was full */
 	NM_KIND_QUOTE_REFUSED,	  /* counted: ICMP error that quotes a segment which is not on its way */
 	NM_KIND_SAMPLE_LOST,	  /* round trip: its bucket holds 65 280 that the agent has not taken out yet */
+	NM_KIND_DROP_UNNAMED,	  /* dropped: no room for its reason and interface */
+	NM_KIND_DROP_UNJOINED,	  /* dropped, counted by reason: no room to note it with its flow */
 	NM_KINDS,
 };
 
@@ -248,6 +250,23 @@ struct nm_volume {
 	u64 packets;
 	u64 bytes;
 };
+
+#define NM_ELSEWHERE 0xffffffff /* nm_drop_key.ifindex: an interface of another network namespace */
+
+/* Packets that the kernel dropped are counted by these. */
+struct nm_drop_key {
+	u32 reason;  /* the running kernel's enum skb_drop_reason; a subsystem's number in the upper 16 bits */
+	u32 ifindex; /* in the agent's network namespace; 0 = none is known */
+};
+_Static_assert(sizeof(struct nm_drop_key) == 8, "no padding");
+
+/* Drops of one flow. */
+struct nm_flow_drops {
+	u64 packets; /* atomic adds */
+	u32 last_reason;
+	u32 pad;
+};
+_Static_assert(sizeof(struct nm_flow_drops) == 16, "no padding");
 
 /* Switches and words between agent and programs, in .bss; all single stores. */
 struct nm_control {

@@ -155,6 +155,13 @@ pub async fn serve<S: Source>(
     let alerts = warp::path!("v1" / "alerts")
         .and(given.clone())
         .then(|source: Arc<S>| async move { Reply(json(StatusCode::OK, &source.alerts())) });
+    let drops = warp::path!("v1" / "drops").and(given.clone()).then(|source: Arc<S>| async move {
+        match tokio::task::spawn_blocking(move || source.drops()).await {
+            Ok(Some(drops)) => Reply(json(StatusCode::OK, &drops)),
+            Ok(None) => Reply(error(StatusCode::SERVICE_UNAVAILABLE, "the collector does not answer")),
+            Err(failure) => Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())),
+        }
+    });
     let ending = over.clone();
     let flows = warp::path!("v1" / "flows").and(warp::query::<Vec<(String, String)>>()).and(given).then(
         move |pairs: Vec<(String, String)>, source: Arc<S>| {
@@ -184,10 +191,14 @@ pub async fn serve<S: Source>(
         },
     );
     let unknown = warp::any().map(|| {
-        Reply(error(StatusCode::NOT_FOUND, "there are /v1/status, /v1/flows, /v1/stats/flows and /v1/alerts"))
+        Reply(error(
+            StatusCode::NOT_FOUND,
+            "there are /v1/status, /v1/flows, /v1/stats/flows, /v1/alerts and /v1/drops",
+        ))
     });
-    let routes =
-        warp::get().and(status.or(stats).unify().or(alerts).unify().or(flows).unify().or(unknown).unify());
+    let routes = warp::get().and(
+        status.or(stats).unify().or(alerts).unify().or(drops).unify().or(flows).unify().or(unknown).unify(),
+    );
     let stop = async move {
         until.await;
         // Streams that follow end too. Nobody may be following.

@@ -9,6 +9,7 @@ use crate::collector::Part;
 use crate::detect::alert::AlertRecord;
 use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
+use crate::kernel::stats::DropStats;
 
 /// Which flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub trait Source: Send + Sync + 'static {
     fn presenter(&self) -> Presenter;
     /// Signs of attack, newest first.
     fn alerts(&self) -> Vec<AlertRecord>;
+    /// Packets that the kernel dropped; `None` once the collector has ended. Blocking.
+    fn drops(&self) -> Option<DropStats>;
     /// Whether updates are folded (`flow.aggregation`): then each is what happened in an interval, and goes with no flow of
     /// the table.
     fn folds(&self) -> bool;

@@ -49,6 +49,8 @@ pub enum Command {
     Stats(Stats),
     /// Signs of attack, newest first
     Alerts,
+    /// Packets that this host's kernel dropped, and what its reasons mean
+    Drops,
     /// What happened between two ends, in one sentence, and the evidence
     Why {
         /// The side that connects: an address or a name

@@ -2,6 +2,7 @@
 
 pub mod arguments;
 pub mod client;
+pub mod hints;
 pub mod show;
 pub mod tables;
 pub mod why;
@@ -51,6 +52,7 @@ async fn execute(arguments: &Arguments) -> Result<()> {
         Command::Status => show::status(&client.get("/v1/status").await?, output),
         Command::Stats(Stats::Flows) => show::flow_stats(&client.get("/v1/stats/flows").await?, output),
         Command::Alerts => show::alerts(&client.get::<Vec<_>>("/v1/alerts").await?, output),
+        Command::Drops => show::drops(&client.get("/v1/drops").await?, output),
         Command::Why { src, dst } => show::why(&why::ask(&client, src, dst).await?, output),
         Command::Flows(Flows::Dump(dump)) => {
             let table = output == arguments::Output::Table;

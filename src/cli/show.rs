@@ -7,11 +7,13 @@ use serde::Serialize;
 
 use super::arguments::Output;
 use super::client::Lines;
+use super::hints;
 use super::tables::{self, FLOW_HEADER, bytes, duration};
 use super::why::Answer;
 use crate::api::status::{FlowStats, Status};
 use crate::detect::alert::AlertRecord;
 use crate::flow::record::FlowRecord;
+use crate::kernel::stats::DropStats;
 
 fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
@@ -48,6 +50,30 @@ pub fn alerts(alerts: &[AlertRecord], output: Output) -> Result<()> {
         ]);
     }
     print(&format!("{table}\ntimes are UTC"))
+}
+
+/// `drops`
+pub fn drops(drops: &DropStats, output: Output) -> Result<()> {
+    match output {
+        Output::Json => return document(drops, output),
+        Output::Ndjson => return drops.counts.iter().try_for_each(|count| document(count, output)),
+        Output::Table => {}
+    }
+    if let Some(why) = &drops.off {
+        return print(&format!("packets that the kernel drops are not told: {why}"));
+    }
+    let mut counts: Vec<_> = drops.counts.iter().collect();
+    counts.sort_by_key(|count| std::cmp::Reverse(count.packets));
+    let mut table = tables::table(&["REASON", "INTERFACE", "PACKETS", "WHAT IT MEANS"]);
+    for count in counts {
+        table.add_row([
+            count.reason.as_str(),
+            &count.interface,
+            &count.packets.to_string(),
+            hints::drop_reason(&count.reason),
+        ]);
+    }
+    print(&format!("{table}\nsince the agent started, on the whole host"))
 }
 
 /// `why`

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::client::Client;
+use super::hints;
 use crate::flow::key::Protocol;
 use crate::flow::record::{FlowRecord, IcmpError, Reason, Status};
 
@@ -232,6 +233,18 @@ fn evidence(about: &[&FlowRecord], turned: bool) -> Vec<String> {
         lines.push(
             "ICMP said that packets are too big for the way: if transfers hang, look at the MTU".into(),
         );
+    }
+    let mut drops: BTreeMap<&str, (u64, usize)> = BTreeMap::new();
+    for drop in about.iter().filter_map(|flow| flow.drops.as_ref()) {
+        let sum = drops.entry(&drop.last_reason).or_default();
+        *sum = (sum.0 + drop.packets, sum.1 + 1);
+    }
+    for (reason, (packets, flows)) in drops {
+        let hint = hints::drop_reason(reason);
+        let meaning = if hint.is_empty() { String::new() } else { format!(": {hint}") };
+        lines.push(format!(
+            "this host's kernel dropped {packets} packets of {flows} of these conversations, last for {reason}{meaning}"
+        ));
     }
     // What failed last is what was asked about.
     let mut examples: Vec<&&FlowRecord> = about.iter().collect();

@@ -14,9 +14,11 @@ use super::ledger::{Context, Departed};
 use super::tables::Tables;
 use super::view::FlowView;
 use super::work::Work;
+use crate::flow::record::FlowDrops;
 use crate::flow::update::Sink;
 use crate::interfaces::{HostAddresses, Interface};
 use crate::kernel::attach::Method;
+use crate::kernel::drops::FlowDropsView;
 use crate::kernel::events::{Events, Nudge};
 use crate::kernel::grace::Grace;
 use crate::kernel::object::{Object, Transport};
@@ -81,6 +83,7 @@ pub struct Handle {
     nudge: Nudge,
     view: FlowView,
     names: Arc<Mutex<Arc<HashMap<u32, String>>>>,
+    flow_drops: Option<FlowDropsView>,
 }
 
 /// The running thread.
@@ -107,7 +110,8 @@ impl Collector {
         let view = FlowView { tables: tables.shared(), context: Arc::clone(&shared_context), resizing };
         let (commands, inbox) = sync_channel(COMMANDS);
         let names = Arc::new(Mutex::new(Arc::new(HashMap::new())));
-        let handle = Handle { commands, nudge: nudge.clone(), view, names: Arc::clone(&names) };
+        let flow_drops = object.flow_drops();
+        let handle = Handle { commands, nudge: nudge.clone(), view, names: Arc::clone(&names), flow_drops };
         let (ready, started) = sync_channel(1);
         let (alive, ended) = oneshot::channel();
         let settings = settings.clone();
@@ -204,6 +208,11 @@ impl Handle {
     /// Names of interfaces by index, those lately gone included.
     pub fn interface_names(&self) -> Arc<HashMap<u32, String>> {
         Arc::clone(&self.names.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Packets that the kernel dropped, by flow id, of flows that had drops lately. Some microseconds a flow.
+    pub fn flow_drops(&self) -> HashMap<u64, FlowDrops> {
+        self.flow_drops.as_ref().map(FlowDropsView::read).unwrap_or_default()
     }
 
     /// Whether a resize is under way (for tests and `status`).

@@ -5,6 +5,7 @@
 //! falls behind the ring fills, losses are counted, and the flows' counters, which live in the table, are told
 //! later. Cost grows with events, not with idle flows.
 
+mod drops;
 pub mod handle;
 pub mod hooks;
 pub mod ledger;

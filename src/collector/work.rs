@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::drops::Drops;
 use super::handle::{Command, Job, Report, Settings};
 use super::hooks::Hooks;
 use super::ledger::{Ledger, attempt_open, note};
@@ -72,6 +73,7 @@ pub(super) struct Work {
     view: FlowView,
     names: Arc<Mutex<Arc<HashMap<u32, String>>>>,
     hooks: Hooks,
+    drops: Drops,
     jobs: VecDeque<Job>,
     ledger: Ledger,
     /// Slots that had an event: their last packets are told even if they fall silent.
@@ -130,6 +132,7 @@ impl Work {
         control.set_interval_ticks(clock::ticks(settings.active_interval));
         Self {
             hooks: Hooks::new(settings.method),
+            drops: Drops::default(),
             jobs: VecDeque::new(),
             ledger: Ledger::new(context),
             active: Rechecks::after(clock::ticks(settings.active_interval)),
@@ -598,7 +601,8 @@ impl Work {
         }
     }
 
-    fn stats(&self) -> KernelStats {
+    fn stats(&mut self) -> KernelStats {
+        let drops = self.drops.read(&self.object);
         let overflow = self.object.overflow();
         let kinds = |outcome: Outcome, kinds: &[(nm_kind, &str)]| -> Vec<KindCount> {
             kinds
@@ -631,11 +635,12 @@ impl Work {
             icmp_errors_refused: self.object.kind(nm_kind::NM_KIND_QUOTE_REFUSED),
             rtt_samples_left_out: self.object.kind(nm_kind::NM_KIND_SAMPLE_LOST),
             fragments_unmatched: self.object.kind(nm_kind::NM_KIND_FRAGMENT_ORPHAN),
+            drops,
             ebpf_cpu_seconds: self.object.run_time_ns().map(|ns| ns as f64 / 1e9),
         }
     }
 
-    fn report(&self) -> Report {
+    fn report(&mut self) -> Report {
         let mut in_table = (0, 0);
         for (_, table) in self.tables.each() {
             for snapshot in (0..table.slots()).filter_map(|slot| table.read(slot)) {

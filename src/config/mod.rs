@@ -200,6 +200,10 @@ section!(
     }
 );
 section!(
+    /// `features.drop_monitoring`
+    DropMonitoring { enabled: bool = "On or off." }
+);
+section!(
     /// `features.process_attribution`
     ProcessAttribution { enabled: bool = "On or off." }
 );
@@ -209,6 +213,7 @@ section!(
         protocol_detection: ProtocolDetection = "Application protocols.",
         latency_tracking: LatencyTracking = "Latency.",
         security_monitoring: SecurityMonitoring = "Signs of attack.",
+        drop_monitoring: DropMonitoring = "Packets that the kernel drops.",
         process_attribution: ProcessAttribution = "Units, containers, processes.",
     }
 );

@@ -144,6 +144,7 @@ pub const KEYS: &[Key] = &[
         "floods, stealth probes, bursts of logins",
     ),
     key("features.security_monitoring.allow", Kind::Networks, "[]", "networks whose hosts may do all that"),
+    key("features.drop_monitoring.enabled", Kind::Bool, "true", "count what the kernel drops, and why"),
     key("features.process_attribution.enabled", Kind::Bool, "true", "name units, containers and processes"),
     key("kubernetes.enabled", Kind::Choice(&["auto", "true", "false"]), "auto", "name pods and services"),
     key("kubernetes.node_name", Kind::Text, "\"\"", "own node; empty = ask the surroundings"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::key::Protocol;
 use super::measured::{Measured, Side};
-use super::record::{End, Endpoint, FlowRecord, IcmpDetail, TcpDetail, TcpSide};
+use super::record::{End, Endpoint, FlowDrops, FlowRecord, IcmpDetail, TcpDetail, TcpSide};
 use super::update::Flow;
 use super::verdict::{ending, flag_letters};
 use crate::clock::WallClock;
@@ -19,6 +19,8 @@ pub struct Presenter {
     pub interfaces: Arc<HashMap<u32, String>>,
     /// Share of flows kept.
     pub sampling_rate: f64,
+    /// Packets that the kernel dropped, by flow.
+    pub drops: Arc<HashMap<u64, FlowDrops>>,
 }
 
 impl Presenter {
@@ -51,6 +53,7 @@ impl Presenter {
             icmp: flow.icmp.map(|(kind, code)| icmp(flow, kind, code)),
             icmp_errors: flow.icmp_errors.iter().collect(),
             first_byte_us: flow.measured.and_then(|measured| measured.first_byte_us).map(u64::from),
+            drops: self.drops.get(&flow.id).cloned(),
             app_protocol: None,
             interfaces: flow
                 .seen_on

@@ -283,6 +283,15 @@ pub struct IcmpDetail {
     pub rtt_us: Option<RttSummary>,
 }
 
+/// Packets of a flow that this host's kernel dropped and gave a reason for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowDrops {
+    /// Packets, as on the wire.
+    pub packets: u64,
+    /// Why the last of them was dropped: the kernel's own name of the reason.
+    pub last_reason: String,
+}
+
 /// One conversation, both directions. `src` opened it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FlowRecord {
@@ -329,6 +338,8 @@ pub struct FlowRecord {
     pub icmp_errors: Vec<IcmpError>,
     /// First payload of `src` to the first one after it of `dst`, microseconds.
     pub first_byte_us: Option<u64>,
+    /// Packets of it that the kernel dropped; `null` if none is known.
+    pub drops: Option<FlowDrops>,
     /// Application protocol.
     pub app_protocol: Option<String>,
     /// Interfaces that saw it, the one that counts it first.

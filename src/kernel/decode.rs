@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::skeleton::types::{nm_cold, nm_event, nm_event_kind, nm_icmp_error, nm_interface};
+use super::skeleton::types::{
+    nm_cold, nm_drop_key, nm_event, nm_event_kind, nm_flow_drops, nm_icmp_error, nm_interface,
+};
 use super::table::Snapshot;
 use crate::flow::key::{FlowKey, Protocol};
 use crate::flow::measured::{Measured, Rtt, Side};
@@ -203,6 +205,22 @@ pub fn interface_sum(per_cpu: &[Vec<u8>]) -> Option<nm_interface> {
         }
     }
     Some(sum)
+}
+
+/// Reason and interface index of a key of `nm_drops`.
+pub fn drop_key(key: &[u8]) -> Option<(u32, u32)> {
+    use std::mem::offset_of;
+    let word = |at| Some(u32::from_ne_bytes(bytes(key, at)?));
+    Some((word(offset_of!(nm_drop_key, reason))?, word(offset_of!(nm_drop_key, ifindex))?))
+}
+
+/// Packets and last reason of a value of `nm_flow_drops`.
+pub fn flow_drops(value: &[u8]) -> Option<(u64, u32)> {
+    use std::mem::offset_of;
+    Some((
+        u64::from_ne_bytes(bytes(value, offset_of!(nm_flow_drops, packets))?),
+        u32::from_ne_bytes(bytes(value, offset_of!(nm_flow_drops, last_reason))?),
+    ))
 }
 
 /// Sum over CPUs of `N` consecutive words.

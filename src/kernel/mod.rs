@@ -7,6 +7,7 @@
 pub mod attach;
 pub mod counters;
 pub mod decode;
+pub mod drops;
 pub mod events;
 pub mod grace;
 pub mod object;

@@ -12,6 +12,7 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, OpenObject, ProgramInput};
 use thiserror::Error;
 
+use super::drops::{self, Drops, Watch};
 use super::skeleton::types::nm_transport;
 use super::skeleton::{NetmonSkel, NetmonSkelBuilder};
 use super::table::{Layout, Table, word};
@@ -54,6 +55,8 @@ pub struct Options {
     pub features: Features,
     /// Load the yardsticks of `benches/packet` too.
     pub bench: bool,
+    /// Count what the kernel drops, if it can be had.
+    pub drops: bool,
 }
 
 /// What the programs look at beyond counters (`NM_FEATURE_`). What is off is not in the loaded programs.
@@ -114,6 +117,8 @@ pub struct Object {
     pub(super) skel: NetmonSkel<'static>,
     transport: Transport,
     features: Features,
+    /// Or why drops are not told.
+    pub(super) drops: Result<Watch, String>,
 }
 
 // SAFETY: libbpf objects are not tied to a thread; `Object` is moved once, into the collector thread, and is
@@ -126,14 +131,31 @@ impl Object {
     /// # Errors
     /// See [`LoadError`].
     pub fn load(options: &Options) -> Result<Self, LoadError> {
+        let drops = if options.drops {
+            drops::probe()
+        } else {
+            Err("features.drop_monitoring.enabled is false".into())
+        };
+        Self::load_by(options, drops.as_ref().map_err(Clone::clone)).or_else(|error| match drops {
+            // Whatever the program of drops lacks, the rest can do without it.
+            Ok(_) => Self::load_by(options, Err(format!("the kernel refuses the program: {error}"))),
+            Err(_) => Err(error),
+        })
+    }
+
+    fn load_by(options: &Options, drops: Result<&Drops, String>) -> Result<Self, LoadError> {
         match options.transport {
-            Some(transport) => Self::load_with(options, transport),
-            None => Self::load_with(options, Transport::Ringbuf)
-                .or_else(|first| Self::load_with(options, Transport::Perf).map_err(|_| first)),
+            Some(transport) => Self::load_with(options, transport, drops),
+            None => Self::load_with(options, Transport::Ringbuf, drops.clone())
+                .or_else(|first| Self::load_with(options, Transport::Perf, drops).map_err(|_| first)),
         }
     }
 
-    fn load_with(options: &Options, transport: Transport) -> Result<Self, LoadError> {
+    fn load_with(
+        options: &Options,
+        transport: Transport,
+        drops: Result<&Drops, String>,
+    ) -> Result<Self, LoadError> {
         let refused = |source| LoadError::Load { source, hint: load_hint() };
         // The object lives as long as the process uses it; libbpf-rs wants a place for it.
         let place: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
@@ -159,10 +181,17 @@ impl Object {
                 Transport::Ringbuf => nm_transport::NM_RINGBUF.0,
                 Transport::Perf => nm_transport::NM_PERF.0,
             };
+            rodata.nm_drop_to_sk = u32::from(drops.as_ref().is_ok_and(|drops| drops.to_socket));
+            rodata.nm_netns = own_namespace();
         }
         open.progs.nm_empty.set_autoload(options.bench);
         open.progs.nm_bench_empty.set_autoload(options.bench);
         open.progs.nm_bench_flows.set_autoload(options.bench);
+        if drops.is_err() {
+            open.progs.nm_drop.set_autoload(false);
+            open.maps.nm_drops.set_max_entries(1).map_err(step("shrink a map"))?;
+            open.maps.nm_flow_drops.set_max_entries(1).map_err(step("shrink a map"))?;
+        }
         // 24 bytes an event: 16 and the record's header.
         let ring = (options.event_buffer_events.clamp(1, 1 << 26) * 24).next_power_of_two().max(4096);
         let ring = u32::try_from(ring).unwrap_or(1 << 31);
@@ -186,7 +215,13 @@ impl Object {
             word(&mut bss.nm_control.room).store(u32::MAX, Ordering::Relaxed);
             word(&mut bss.nm_control.wake_bytes).store(ring / 2, Ordering::Relaxed);
         }
-        let object = Self { skel, transport, features: options.features.clone() };
+        let drops = drops.and_then(|drops| {
+            let attached = skel.progs.nm_drop.attach();
+            let link = attached
+                .map_err(|error| format!("the tracepoint kfree_skb can't be attached to: {error}"))?;
+            Ok(Watch { drops: drops.clone(), _link: link })
+        });
+        let object = Self { skel, transport, features: options.features.clone(), drops };
         object
             .install(GRACE_ENTRY, &inner)
             .map_err(|source| LoadError::Step { what: "install a table", source })?;
@@ -267,14 +302,11 @@ impl Object {
     /// Nanoseconds that the attached programs have run, `None` while the kernel does not count
     /// (`sysctl kernel.bpf_stats_enabled`).
     pub fn run_time_ns(&self) -> Option<u64> {
-        let programs = [self.skel.progs.nm_ingress.as_fd(), self.skel.progs.nm_egress.as_fd()];
-        let sum = programs
-            .iter()
-            .filter_map(|fd| {
-                let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
-                text.lines().find_map(|line| line.strip_prefix("run_time_ns:"))?.trim().parse::<u64>().ok()
-            })
-            .sum();
+        let programs = &self.skel.progs;
+        let fds = [programs.nm_ingress.as_fd(), programs.nm_egress.as_fd()];
+        let drop = self.drops.is_ok().then(|| programs.nm_drop.as_fd());
+        let times = fds.iter().chain(&drop).filter_map(|fd| fdinfo(fd.as_raw_fd(), "run_time_ns:"));
+        let sum = times.sum();
         (sum > 0).then_some(sum)
     }
 
@@ -293,6 +325,8 @@ impl Object {
             maps.nm_overflow_at.as_fd(),
             maps.nm_ring.as_fd(),
             maps.nm_perf.as_fd(),
+            maps.nm_drops.as_fd(),
+            maps.nm_flow_drops.as_fd(),
             maps.bss.as_fd(),
             maps.rodata.as_fd(),
         ]
@@ -319,13 +353,20 @@ pub enum TestProgram {
 
 /// Bytes that the kernel accounts to a map; 0 when it does not tell.
 pub fn accounted_bytes(fd: i32) -> u64 {
-    std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find_map(|line| line.strip_prefix("memlock:"))?;
-            line.trim().parse().ok()
-        })
-        .unwrap_or(0)
+    fdinfo(fd, "memlock:").unwrap_or(0)
+}
+
+/// A number that the kernel tells of a descriptor.
+pub(super) fn fdinfo(fd: i32, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
+}
+
+/// Inode of this process's network namespace; 0, which none has, when it can't be told.
+fn own_namespace() -> u32 {
+    use std::os::unix::fs::MetadataExt;
+    let inode = std::fs::metadata("/proc/self/ns/net").map_or(0, |namespace| namespace.ino());
+    u32::try_from(inode).unwrap_or(0)
 }
 
 fn load_hint() -> String {

@@ -125,6 +125,31 @@ pub struct KindCount {
     pub packets: u64,
 }
 
+/// Packets that the kernel dropped for one of its reasons at one interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropCount {
+    /// The running kernel's own name of the reason, in lower case; `other` where there was no room to tell it.
+    pub reason: String,
+    /// Interface name; `other-namespace` for interfaces of other network namespaces (containers, pods), `none` where the
+    /// packet tells none, `other` for interfaces that are gone.
+    pub interface: String,
+    /// Packets since start, as on the wire.
+    pub packets: u64,
+}
+
+/// Packets that the kernel dropped, on the whole host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropStats {
+    /// Why they are not told, if they are not.
+    pub off: Option<String>,
+    /// By reason and interface.
+    pub counts: Vec<DropCount>,
+    /// Drops within drops: neither reason nor interface is known, and they may be of other things than packets.
+    pub nested: u64,
+    /// Packets that are counted above, but not with their flow.
+    pub unjoined: u64,
+}
+
 /// One reading of everything the kernel side counts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct KernelStats {
@@ -147,6 +172,9 @@ pub struct KernelStats {
     /// Round trips that are not in the histogram: more of them in one bucket than it holds between two reports.
     #[serde(default)]
     pub rtt_samples_left_out: u64,
+    /// What the kernel dropped.
+    #[serde(default)]
+    pub drops: DropStats,
     /// CPU seconds spent in our programs, `None` while the kernel's BPF statistics are off.
     pub ebpf_cpu_seconds: Option<f64>,
 }

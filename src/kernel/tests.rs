@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use proptest::prelude::*;
 
@@ -60,6 +60,32 @@ fn interfaces_are_listed_once() {
     let places =
         Places { sent: Place(5 << 1), received: Place(7 << 1), others: [Place(5 << 1 | 1), Place(9 << 1)] };
     assert_eq!(places.interfaces(), [5, 7, 9, 0]);
+}
+
+#[test]
+fn reasons_of_drops_bear_the_names_of_the_kernels_own_btf() {
+    let reasons = super::drops::probe().expect("Linux 5.17 with BTF").reasons;
+    let value = |wanted: &str| (0..200).find(|reason| reasons.name(*reason) == wanted);
+    // Numbers change from kernel to kernel; these have been there since 5.17.
+    for name in ["not_specified", "no_socket", "tcp_csum", "netfilter_drop"] {
+        assert!(value(name).is_some(), "{name}");
+    }
+    assert_eq!(reasons.name(0xfffe), "subsystem-0-reason-65534");
+    assert_eq!(reasons.name(0xfffe_0003), "subsystem-65534-reason-3");
+}
+
+#[test]
+fn reasons_of_subsystems_are_told_by_subsystem_and_number() {
+    let member = |name: &str, value| (name.to_owned(), value);
+    let reasons = super::drops::Reasons::of(
+        [member("SKB_CONSUMED", 1), member("SKB_DROP_REASON_NO_SOCKET", 3)],
+        [member("SKB_DROP_REASON_SUBSYS_CORE", 0), member("SKB_DROP_REASON_SUBSYS_OPENVSWITCH", 2)],
+    );
+    let names = [1, 3, 4, 0x2_0003, 0x3_0001].map(|reason| reasons.name(reason));
+    assert_eq!(
+        names,
+        ["consumed", "no_socket", "subsystem-0-reason-4", "openvswitch-3", "subsystem-3-reason-1"]
+    );
 }
 
 proptest! {

@@ -35,11 +35,16 @@ impl Metrics {
 impl<'a> Agent<'a> {
     /// Starts it with a configuration (YAML; socket and log are added) and waits until it is ready.
     pub fn start(net: &'a Net, namespace: &str, config: &str) -> Self {
+        Self::start_after(net, namespace, config, "true")
+    }
+
+    /// The same, after a command line that sees the agent's own mounts.
+    pub fn start_after(net: &'a Net, namespace: &str, config: &str, before: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut agent = Self {
             net,
             namespace: namespace.into(),
-            child: Self::launch(net, namespace, &folder, config),
+            child: Self::launch(net, namespace, &folder, config, before),
             folder,
         };
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -61,14 +66,14 @@ impl<'a> Agent<'a> {
         agent
     }
 
-    fn launch(net: &Net, namespace: &str, folder: &tempfile::TempDir, config: &str) -> Child {
+    fn launch(net: &Net, namespace: &str, folder: &tempfile::TempDir, config: &str, before: &str) -> Child {
         let file = folder.path().join("netmon.yaml");
         let socket = folder.path().join("netmon.sock");
         std::fs::write(&file, format!("{config}\napi: {{ socket: {} }}\n", socket.display())).unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         Command::new("ip")
-            .args(["netns", "exec", &net.name(namespace), env!("CARGO_BIN_EXE_netmon"), "--config"])
-            .arg(file)
+            .args(["netns", "exec", &net.name(namespace), "sh", "-c"])
+            .arg(format!("{before} && exec {} --config {}", env!("CARGO_BIN_EXE_netmon"), file.display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -76,7 +81,7 @@ impl<'a> Agent<'a> {
             .unwrap()
     }
 
-    /// Process id: `ip netns exec` becomes the agent.
+    /// Process id: `ip netns exec` and the shell become the agent.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

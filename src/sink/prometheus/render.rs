@@ -13,7 +13,7 @@ use super::process::Process;
 use super::summary::Summary;
 use crate::detect::Detector;
 use crate::detect::alert::Kind;
-use crate::kernel::stats::{KernelStats, Outcome};
+use crate::kernel::stats::{DropCount, KernelStats, Outcome};
 
 /// Reads the kernel side's counters.
 pub type ReadKernel = Arc<dyn Fn() -> Option<KernelStats> + Send + Sync>;
@@ -276,6 +276,20 @@ impl Exporter {
                 count(&[("reason", "buffer_full")], lost.buffer_full),
                 count(&[("reason", "invalid")], lost.invalid),
             ],
+        );
+        let drops = &stats.drops;
+        let dropped = |drop: &DropCount| {
+            count(&[("reason", &drop.reason), ("interface", &drop.interface)], drop.packets)
+        };
+        page.counter(
+            "netmon_drops_total",
+            "Packets that the kernel of this host dropped, by its own reasons.",
+            drops.counts.iter().map(dropped).collect(),
+        );
+        page.counter(
+            "netmon_drops_missed_total",
+            "Drops that are not told in full: nested in another one (not counted), or without room to note their flow.",
+            vec![count(&[("kind", "nested")], drops.nested), count(&[("kind", "flow")], drops.unjoined)],
         );
         let table = &stats.table;
         page.gauge(
