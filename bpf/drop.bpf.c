@@ -62,6 +62,7 @@ enum skb_drop_reason {
 	SKB_NOT_DROPPED_YET,
 	SKB_CONSUMED,
 	SKB_DROP_REASON_NOT_SPECIFIED,
+	SKB_DROP_REASON_NO_SOCKET,
 	SKB_DROP_REASON_QUEUE_PURGE,
 	SKB_DROP_REASON_PACKET_SOCK_ERROR,
 };
@@ -204,6 +205,19 @@ static __always_inline bool nm_identify(struct sk_buff *skb, u16 protocol_be, st
 	return true;
 }
 
+/*
+ * Whether the flow lacks anything for it. Without a reason the kernel also frees what it has made use of (IPv6 neighbour
+ * discovery); the FIN that nobody need read any more is purged when its socket goes; sniffers' sockets hold copies; and the answer
+ * to a ping by a raw socket, which gets a copy, finds no other socket.
+ */
+static __always_inline bool nm_is_loss(u32 reason, u8 protocol)
+{
+	if (nm_is(reason, SKB_DROP_REASON_NO_SOCKET))
+		return protocol != IPPROTO_ICMP && protocol != IPPROTO_ICMPV6;
+	return !nm_is(reason, SKB_DROP_REASON_NOT_SPECIFIED) && !nm_is(reason, SKB_DROP_REASON_QUEUE_PURGE) &&
+	       !nm_is(reason, SKB_DROP_REASON_PACKET_SOCK_ERROR);
+}
+
 static __always_inline void nm_count_flow_drop(const struct nm_packet *p, u32 reason, u64 packets)
 {
 	u64 tag = nm_tag(nm_hash(p, nm_sender_side(p))), start_ns, id;
@@ -252,14 +266,7 @@ int nm_drop(u64 *arguments)
 	shared = (void *)(BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, end));
 	packets = BPF_CORE_READ(shared, gso_segs) ?: 1;
 	nm_count_drop(&key, packets);
-	/*
-	 * Without a reason the kernel also frees what it has made use of (IPv6 neighbour discovery), and the others are copies in
-	 * the sockets of sniffers: nothing that a flow lacks.
-	 */
-	if (nm_is(key.reason, SKB_DROP_REASON_NOT_SPECIFIED) || nm_is(key.reason, SKB_DROP_REASON_QUEUE_PURGE) ||
-	    nm_is(key.reason, SKB_DROP_REASON_PACKET_SOCK_ERROR))
-		return 0;
-	if (nm_identify(skb, protocol_be, &packet))
+	if (nm_identify(skb, protocol_be, &packet) && nm_is_loss(key.reason, packet.protocol))
 		nm_count_flow_drop(&packet, key.reason, packets);
 	return 0;
 }

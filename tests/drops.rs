@@ -86,6 +86,11 @@ fn drops_have_the_kernels_reason_the_interface_and_the_flow() {
         assert_eq!(drops, json!({"packets": packets, "last_reason": "no_socket"}), "{address}");
     }
 
+    // The SYN is refused.
+    let refused = "python3 -c \"import socket; assert socket.socket().connect_ex(('10.61.1.1',61015))==111\"";
+    net.exec("b", refused);
+    assert_eq!(flow_drops(&agent, "10.61.1.1", 61015), json!({"packets": 1, "last_reason": "no_socket"}));
+
     // A firewall: what it drops on the way out has no device yet, and no flow.
     send_udp(&net, "a", "10.61.1.2", 82, 2, 1);
     send_udp(&net, "b", "10.61.1.1", 83, 3, 1);
@@ -138,6 +143,43 @@ s.bind(('',61014)); time.sleep(60)\"",
     assert_eq!(words[1..6], ["va", "2", "wrong", "TCP", "checksum:"], "{table}");
     assert_eq!(agent.cli(&["drops"])["off"], Value::Null);
     agent.assert_law();
+    agent.stop();
+}
+
+#[test]
+fn what_was_delivered_was_not_dropped() {
+    let net = pair(Net::new(&["a", "b"]));
+    let agent = Agent::start(&net, "a", QUICK);
+    let sniffer = net.spawn("a", "python3 -c \"import socket,time; s=socket.socket(socket.AF_PACKET,socket.SOCK_RAW,0x300); time.sleep(60)\"");
+    agent.wait("the sniffer", 10, |_| net.exec("a", "cat /proc/net/packet").lines().count() > 1);
+    let server = net.spawn(
+        "a",
+        "python3 -c \"
+import socket
+s=socket.create_server(('',61060)); c,_=s.accept(); d=c.recv(9); c.sendall(d); c.close()
+c,_=s.accept(); c.recv(9); c.setsockopt(socket.SOL_SOCKET,socket.SO_LINGER,b'\\1\\0\\0\\0\\0\\0\\0\\0'); c.close()\"",
+    );
+    agent.wait("the server", 10, |_| net.exec("a", "ss -Htln").contains(":61060"));
+    net.exec(
+        "b",
+        "python3 -c \"
+import socket
+s=socket.create_connection(('10.61.1.1',61060)); s.sendall(b'question'); assert s.recv(99)==b'question'; s.close()
+s=socket.create_connection(('10.61.1.1',61060)); s.sendall(b'question')
+try: s.recv(99)
+except ConnectionResetError: print('reset')\"",
+    );
+    server.wait();
+    net.exec("b", "ping -6 -q -c 2 -i 0.2 fd61::1 && ip neigh flush dev vb && ping -6 -q -c 1 fd61::1");
+    drop(sniffer);
+    agent.assert_law();
+    let flows = agent.flows(&["--ended"]);
+    let told = |protocol: &str| flows.iter().any(|flow| flow["protocol"] == protocol);
+    assert!(told("tcp") && told("icmpv6"), "{flows:#?}");
+    for flow in &flows {
+        assert_eq!(flow["drops"], Value::Null, "{flow:#}");
+    }
+    assert!(dropped(&agent, "queue_purge", "va") > 0.0, "{:#}", agent.cli(&["drops"]));
     agent.stop();
 }
 
