@@ -7,13 +7,14 @@ use std::hint::black_box;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use netmon::clock::{WallClock, monotonic_ns};
 use netmon::detect::{self, Detector};
 use netmon::flow::key::{FlowKey, Protocol};
 use netmon::flow::measured::NewRtts;
 use netmon::flow::present::Presenter;
-use netmon::flow::record::{Direction, IcmpErrors, State, Status};
+use netmon::flow::record::{Direction, IcmpErrors, Reason, State, Status};
 use netmon::flow::update::{Change, Counters, Flow, FlowUpdate};
 use netmon::kernel::decode;
 use netmon::kernel::stats::KernelStats;
@@ -59,6 +60,50 @@ fn update(n: u32) -> FlowUpdate {
     }
 }
 
+/// What a busy host sees: half of the updates end web conversations with many clients, the rest are queries to a resolver and
+/// connections to elsewhere.
+fn ordinary(n: u32) -> FlowUpdate {
+    let mut update = update(n);
+    let flow = &mut update.flow;
+    match n % 4 {
+        0 => {
+            flow.key.protocol = Protocol::UDP;
+            flow.key.src = ([10, 0, 0, 7], 1024 + n as u16).into();
+            flow.key.dst = ([10, 1, 0, 53], 53).into();
+        }
+        1 => flow.key.dst = ([203, 0, (n >> 8) as u8, n as u8], 443).into(),
+        _ => flow.direction = Direction::Ingress,
+    }
+    if !n.is_multiple_of(4) {
+        (flow.state, flow.status, update.change) = (State::Closed, Status::Ok, Change::Ended);
+    }
+    update
+}
+
+/// One of many refused connections to the ports of one host.
+fn scan(n: u32) -> FlowUpdate {
+    let mut update = update(n);
+    update.flow.key.src = ([10, 0, 0, 7], 40_000).into();
+    update.flow.key.dst.set_port(n as u16);
+    update.flow.tcp_flags = [0x02, 0x14];
+    (update.flow.status, update.flow.reason) = (Status::Failed, Some(Reason::Refused));
+    update.change = Change::Ended;
+    update
+}
+
+fn detector(group: &mut BenchmarkGroup<'_, WallTime>) {
+    group.throughput(Throughput::Elements(u64::from(BATCH)));
+    for (name, make) in [
+        ("look at 1000 ordinary updates", ordinary as fn(u32) -> FlowUpdate),
+        ("look at 1000 ports being scanned", scan),
+    ] {
+        let updates: Vec<FlowUpdate> = (0..BATCH).map(make).collect();
+        let settings = detect::Settings { port_scans: true, patterns: true, ..Default::default() };
+        let mut detector = Detector::new(settings);
+        group.bench_function(name, |b| b.iter(|| detector.observe(black_box(&updates))));
+    }
+}
+
 fn pipeline(c: &mut Criterion) {
     let mut group = c.benchmark_group("pipeline");
     let record = [0u8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, 1, 0, 0];
@@ -71,6 +116,8 @@ fn pipeline(c: &mut Criterion) {
     group.bench_function("count 1000 updates", |b| {
         b.iter(|| metrics.apply(black_box(&updates), Instant::now()))
     });
+
+    detector(&mut group);
 
     let presenter = Presenter {
         clock: WallClock::now(),
