@@ -12,9 +12,8 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use netmon::clock::{WallClock, monotonic_ns};
 use netmon::detect::{self, Detector};
 use netmon::flow::key::{FlowKey, Protocol};
-use netmon::flow::measured::NewRtts;
 use netmon::flow::present::Presenter;
-use netmon::flow::record::{Direction, IcmpErrors, Reason, State, Status};
+use netmon::flow::record::{Direction, Reason, State, Status};
 use netmon::flow::update::{Change, Counters, Flow, FlowUpdate};
 use netmon::kernel::decode;
 use netmon::kernel::stats::KernelStats;
@@ -25,38 +24,25 @@ const BUCKETS: [f64; 9] = [0.1, 0.5, 1.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1000.0]
 
 fn update(n: u32) -> FlowUpdate {
     let delta = Counters { packets_sent: 3, packets_received: 2, bytes_sent: 300, bytes_received: 200 };
+    let key = FlowKey {
+        protocol: Protocol::TCP,
+        src: ([10, 0, (n >> 8) as u8, n as u8], 40_000).into(),
+        dst: ([10, 1, 0, 1], 443).into(),
+    };
     let flow = Flow {
-        id: u64::from(n),
-        key: FlowKey {
-            protocol: Protocol::TCP,
-            src: ([10, 0, (n >> 8) as u8, n as u8], 40_000).into(),
-            dst: ([10, 1, 0, 1], 443).into(),
-        },
-        direction: Direction::Egress,
         total: delta,
         start_ns: monotonic_ns(),
         end_ns: monotonic_ns(),
         state: State::Established,
-        status: Status::Active,
-        reason: None,
         tcp_flags: [0x1a, 0x1a],
         handshake_us: Some(412),
-        icmp: None,
-        reset_by_opener: None,
-        measured: None,
-        icmp_errors: IcmpErrors::default(),
-        opener_seen: true,
         seen_on: [2, 0, 0, 0],
-        folded: None,
+        ..Flow::new(u64::from(n), key, Direction::Egress)
     };
     FlowUpdate {
-        flow,
-        delta,
         handshake_us: Some(412),
-        rtts: NewRtts::default(),
-        new_retransmits: 0,
-        change: Change::Opened,
         event_ns: monotonic_ns(),
+        ..FlowUpdate::new(flow, delta, Change::Opened)
     }
 }
 

@@ -15,12 +15,12 @@ use tokio::task::JoinHandle;
 
 use crate::api::status::{Accounting, InterfaceStatus, Status};
 use crate::api::{self, Source, Which};
-use crate::clock::WallClock;
+use crate::clock::{self, WallClock};
 use crate::collector::{Collector, Handle, Part, Settings};
 use crate::config::cli::Mode;
 use crate::config::{Attach, Config, Precision, Switch, TransportChoice};
 use crate::detect::alert::AlertRecord;
-use crate::detect::{self, Detector};
+use crate::detect::{self, Detector, services};
 use crate::flow::cidr::Cidr;
 use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
@@ -116,6 +116,12 @@ pub async fn run(
         port_scans: security.enabled && security.detect_port_scans,
         patterns: security.enabled && security.detect_suspicious_patterns,
         allow: security.allow.iter().filter_map(|network| Cidr::parse(network)).collect(),
+        learn_until_ns: clock::monotonic_ns()
+            .saturating_add(u64::try_from(security.learning_time.as_nanos()).unwrap_or(u64::MAX)),
+        ephemeral: std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
+            .ok()
+            .and_then(|range| services::ephemeral(&range))
+            .unwrap_or(services::EPHEMERAL),
     })));
     let feed = Feed::new(
         Arc::clone(&metrics),

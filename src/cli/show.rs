@@ -1,5 +1,6 @@
 //! Showing answers.
 
+use std::collections::BTreeSet;
 use std::io::{BufWriter, Write};
 
 use anyhow::{Context, Result};
@@ -12,6 +13,7 @@ use super::tables::{self, FLOW_HEADER, bytes, duration};
 use super::why::Answer;
 use crate::api::status::{FlowStats, Status};
 use crate::detect::alert::AlertRecord;
+use crate::detect::kind::Kind;
 use crate::flow::record::FlowRecord;
 use crate::kernel::stats::DropStats;
 
@@ -49,7 +51,9 @@ pub fn alerts(alerts: &[AlertRecord], output: Output) -> Result<()> {
             alert.message.clone(),
         ]);
     }
-    print(&format!("{table}\ntimes are UTC"))
+    let kinds: BTreeSet<Kind> = alerts.iter().map(|alert| alert.kind).collect();
+    let hints: String = kinds.iter().map(|kind| format!("\n{}: {}", kind.name(), kind.hint())).collect();
+    print(&format!("{table}\ntimes are UTC\n{hints}"))
 }
 
 /// `drops`

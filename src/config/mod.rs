@@ -196,7 +196,9 @@ section!(
         enabled: bool = "On or off.",
         detect_port_scans: bool = "Port scans.",
         detect_suspicious_patterns: bool = "Other patterns.",
-        allow: Vec<String> = "Networks whose hosts may scan.",
+        #[serde(with = "values::millis")]
+        learning_time: Duration = "Services that answer within it are not new.",
+        allow: Vec<String> = "Networks whose hosts may do all that.",
     }
 );
 section!(

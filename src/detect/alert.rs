@@ -6,65 +6,79 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::spread::{self, Found};
+use super::kind::Kind;
+use super::spread;
 use crate::clock::WallClock;
+use crate::flow::key::Protocol;
+use crate::flow::update::Flow;
 
 /// Alerts kept; the oldest goes first.
 const KEPT: usize = 1000;
 /// After so long a silence the same thing is a new event.
 const SILENCE_NS: u64 = 600_000_000_000;
-
-/// What it looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// One source tries many ports of one host.
-    PortScan,
-    /// One source tries one port of many hosts.
-    HostSweep,
-    /// Many connections to one port are begun and not finished.
-    SynFlood,
-    /// TCP packets whose flags no connection begins with: none, FIN alone, FIN+PSH+URG.
-    StealthProbe,
-    /// Many short conversations with a login service.
-    LoginBurst,
-}
-
-impl Kind {
-    /// Every kind.
-    pub const ALL: [Self; 5] =
-        [Self::PortScan, Self::HostSweep, Self::SynFlood, Self::StealthProbe, Self::LoginBurst];
-
-    /// The name used in labels and records.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::PortScan => "port_scan",
-            Self::HostSweep => "host_sweep",
-            Self::SynFlood => "syn_flood",
-            Self::StealthProbe => "stealth_probe",
-            Self::LoginBurst => "login_burst",
-        }
-    }
-
-    /// `low`, `medium` or `high`.
-    pub fn severity(self) -> &'static str {
-        match self {
-            Self::SynFlood => "high",
-            Self::PortScan | Self::HostSweep | Self::StealthProbe => "medium",
-            Self::LoginBurst => "low",
-        }
-    }
-}
+/// Flows kept as examples.
+const EXAMPLES: usize = 5;
 
 /// Whom it is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Subject {
+    /// By which protocol; `None`: several.
+    pub protocol: Option<Protocol>,
     /// Who does it; `None`: many.
     pub src: Option<IpAddr>,
     /// To whom; `None`: many.
     pub dst: Option<IpAddr>,
     /// At which port; `None`: many.
     pub port: Option<u16>,
+}
+
+/// What was seen within the last window: the evidence.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Found {
+    /// Different ports, hosts or networks, about.
+    pub distinct: u32,
+    /// Attempts that led to nothing, or what else makes the sign.
+    pub in_vain: u32,
+    /// Attempts that led somewhere.
+    pub answered: u32,
+    /// Bytes that the source sent in them.
+    pub bytes: u64,
+    /// Mean time between them where they are regular, milliseconds; else 0.
+    pub interval_ms: u64,
+    /// First attempt, nanoseconds of `CLOCK_MONOTONIC`.
+    pub first_ns: u64,
+    /// Last attempt.
+    pub last_ns: u64,
+    /// Ids of flows; 0 = none.
+    pub examples: [u64; EXAMPLES],
+}
+
+impl Found {
+    /// Nothing yet, beginning with this flow.
+    pub fn since(flow: &Flow) -> Self {
+        Self { first_ns: flow.start_ns, last_ns: flow.end_ns, ..Self::default() }
+    }
+
+    /// More attempts, by a flow that sent all its bytes in them.
+    pub fn add(&mut self, flow: &Flow, attempts: u32) {
+        self.in_vain = self.in_vain.saturating_add(attempts);
+        self.bytes = self.bytes.saturating_add(flow.total.bytes_sent);
+        self.last_ns = self.last_ns.max(flow.end_ns);
+    }
+
+    /// Keeps a flow as an example if there is room.
+    pub fn keep(&mut self, flow: &Flow) {
+        if !self.examples.contains(&flow.id)
+            && let Some(free) = self.examples.iter_mut().find(|example| **example == 0)
+        {
+            *free = flow.id;
+        }
+    }
+
+    /// The examples, as `flow_id` is written.
+    pub fn flow_ids(&self) -> impl Iterator<Item = String> {
+        self.examples.into_iter().filter(|id| *id != 0).map(|id| format!("{id:016x}"))
+    }
 }
 
 /// One alert.
@@ -81,33 +95,52 @@ pub struct Alert {
 }
 
 impl Alert {
+    /// The same for one subject and kind.
+    pub fn id(&self) -> String {
+        format!("{:016x}", spread::hash(&(self.kind, self.subject)))
+    }
+
+    /// After so long without a further attempt it is over.
+    fn silence_ns(&self) -> u64 {
+        SILENCE_NS.max(self.found.interval_ms.saturating_mul(3_000_000))
+    }
+
     /// In one sentence.
     pub fn message(&self) -> String {
         let name = |end: Option<IpAddr>| end.map_or_else(|| "many".to_owned(), |ip| ip.to_string());
         let (src, dst) = (name(self.subject.src), name(self.subject.dst));
         let port = self.subject.port.unwrap_or_default();
-        let Found { distinct, in_vain, answered, .. } = self.found;
+        let protocol = self.subject.protocol.map_or_else(|| "ip".to_owned(), |protocol| protocol.to_string());
+        let Found { distinct, in_vain, answered, bytes, interval_ms, .. } = self.found;
+        let mean = bytes / u64::from(in_vain.max(1));
         match self.kind {
-            Kind::PortScan => {
-                format!(
-                    "{src} tried about {distinct} ports of {dst}: {in_vain} attempts in vain, {answered} answered"
-                )
-            }
-            Kind::HostSweep => {
-                format!(
-                    "{src} tried port {port} of about {distinct} hosts: {in_vain} attempts in vain, {answered} answered"
-                )
-            }
-            Kind::SynFlood => {
-                format!(
-                    "{in_vain} connections to {dst} port {port} were begun within ten seconds and {answered} of them finished"
-                )
-            }
+            Kind::PortScan => format!(
+                "{src} tried about {distinct} {protocol} ports of {dst}: {in_vain} attempts in vain, {answered} answered"
+            ),
+            Kind::HostSweep => format!(
+                "{src} tried {protocol} port {port} of about {distinct} hosts: {in_vain} attempts in vain, {answered} answered"
+            ),
+            Kind::SynFlood => format!(
+                "{in_vain} connections to {dst} port {port} were begun within ten seconds and {answered} of them finished"
+            ),
             Kind::StealthProbe => {
                 format!("{src} sent {in_vain} probes to {dst} with flags that no connection begins with")
             }
-            Kind::LoginBurst => {
-                format!("{src} had {in_vain} short conversations with {dst} port {port} within a minute")
+            Kind::SpoofedBurst => format!(
+                "{in_vain} {protocol} flows to {dst} within ten seconds came from about {distinct} networks and led to nothing"
+            ),
+            Kind::LoginBurst => format!(
+                "{src} had {in_vain} short conversations of one size with {dst} port {port} within a minute"
+            ),
+            Kind::Beacon => format!(
+                "{src} talks to {dst} {protocol} port {port} every {:.1} s, {mean} bytes each time",
+                interval_ms as f64 / 1e3
+            ),
+            Kind::DnsTunnel => format!(
+                "{src} sent {in_vain} large queries to DNS server {dst} within a minute, {mean} bytes each: data may be hidden in the names"
+            ),
+            Kind::NewService => {
+                format!("{dst} {protocol} port {port} answered {src}: nobody had been answered there before")
             }
         }
     }
@@ -125,6 +158,10 @@ pub struct AlertRecord {
     pub severity: String,
     /// In one sentence.
     pub message: String,
+    /// What to do about it.
+    pub hint: String,
+    /// By which protocol; `null`: several.
+    pub protocol: Option<Protocol>,
     /// Who does it; `null`: many.
     pub src: Option<IpAddr>,
     /// To whom; `null`: many.
@@ -135,12 +172,16 @@ pub struct AlertRecord {
     pub first_seen: Timestamp,
     /// When it was seen last, UTC.
     pub last_seen: Timestamp,
-    /// Attempts in vain within the last window.
+    /// Attempts in vain within the last window, or what else makes the sign: large queries, conversations of one size.
     pub attempts: u32,
     /// Attempts that were answered.
     pub answered: u32,
-    /// Different ports, hosts or clients, about.
+    /// Different ports, hosts or networks, about.
     pub distinct: u32,
+    /// Bytes that the source sent in these attempts.
+    pub bytes: u64,
+    /// Mean time between conversations that are regular, milliseconds.
+    pub interval_ms: Option<u64>,
     /// Some of the flows, by `flow_id`.
     pub flow_ids: Vec<String>,
 }
@@ -148,26 +189,25 @@ pub struct AlertRecord {
 impl AlertRecord {
     /// Of an alert.
     pub fn of(alert: &Alert, clock: &WallClock) -> Self {
+        let found = &alert.found;
         Self {
-            id: format!("{:016x}", spread::hash(&(alert.kind, alert.subject))),
+            id: alert.id(),
             kind: alert.kind,
             severity: alert.kind.severity().into(),
             message: alert.message(),
+            hint: alert.kind.hint().into(),
+            protocol: alert.subject.protocol,
             src: alert.subject.src,
             dst: alert.subject.dst,
             port: alert.subject.port,
             first_seen: clock.utc(alert.first_ns),
-            last_seen: clock.utc(alert.found.last_ns),
-            attempts: alert.found.in_vain,
-            answered: alert.found.answered,
-            distinct: alert.found.distinct,
-            flow_ids: alert
-                .found
-                .examples
-                .iter()
-                .filter(|id| **id != 0)
-                .map(|id| format!("{id:016x}"))
-                .collect(),
+            last_seen: clock.utc(found.last_ns),
+            attempts: found.in_vain,
+            answered: found.answered,
+            distinct: found.distinct,
+            bytes: found.bytes,
+            interval_ms: (found.interval_ms > 0).then_some(found.interval_ms),
+            flow_ids: found.flow_ids().collect(),
         }
     }
 }
@@ -184,7 +224,7 @@ impl Alerts {
     pub fn raise(&mut self, kind: Kind, subject: Subject, found: &Found) {
         let known = self.raised.get_mut(&(kind, subject));
         if let Some(alert) =
-            known.filter(|alert| found.last_ns.saturating_sub(alert.found.last_ns) < SILENCE_NS)
+            known.filter(|alert| found.last_ns.saturating_sub(alert.found.last_ns) < alert.silence_ns())
         {
             // A slow window may know more than a fast one.
             if found.distinct >= alert.found.distinct || found.first_ns > alert.found.first_ns {
@@ -200,7 +240,7 @@ impl Alerts {
         }
         let alert = Alert { kind, subject, found: *found, first_ns: found.first_ns };
         *self.events.entry(kind).or_default() += 1;
-        tracing::warn!(kind = kind.name(), severity = kind.severity(), "{}", alert.message());
+        log(&alert);
         self.raised.insert((kind, subject), alert);
     }
 
@@ -215,4 +255,23 @@ impl Alerts {
     pub fn events(&self, kind: Kind) -> u64 {
         self.events.get(&kind).copied().unwrap_or(0)
     }
+}
+
+/// One line, with what it says in fields of their own; what is unknown is left out.
+fn log(alert: &Alert) {
+    let Alert { kind, subject, found, .. } = alert;
+    tracing::warn!(
+        kind = kind.name(),
+        severity = kind.severity(),
+        id = alert.id(),
+        protocol = subject.protocol.map(display),
+        src = subject.src.map(display),
+        dst = subject.dst.map(display),
+        port = subject.port,
+        attempts = found.in_vain,
+        distinct = found.distinct,
+        flow_ids = found.flow_ids().collect::<Vec<_>>().join(","),
+        "{}",
+        alert.message()
+    );
 }

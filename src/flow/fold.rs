@@ -6,7 +6,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use super::key::{FlowKey, Protocol};
-use super::measured::NewRtts;
 use super::record::{Direction, Status};
 use super::update::{Change, Counters, Flow, FlowUpdate, Folded};
 
@@ -101,21 +100,13 @@ fn fresh(key: &Key, update: &FlowUpdate) -> FlowUpdate {
         folded: Some(Folded::default()),
         ..update.flow
     };
-    FlowUpdate {
-        flow,
-        change: Change::Active,
-        event_ns: 0,
-        handshake_us: None,
-        rtts: NewRtts::default(),
-        new_retransmits: 0,
-        delta: Counters::default(),
-    }
+    FlowUpdate::new(flow, Counters::default(), Change::Active)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::record::{IcmpErrors, Reason, State};
+    use crate::flow::record::{Reason, State};
 
     fn update(port: u16, change: Change, reason: Option<Reason>) -> FlowUpdate {
         let delta = Counters { packets_sent: 2, packets_received: 1, bytes_sent: 200, bytes_received: 70 };
@@ -124,14 +115,12 @@ mod tests {
             (Change::Ended, None) => Status::Ok,
             _ => Status::Active,
         };
+        let key = FlowKey {
+            protocol: Protocol::TCP,
+            src: ([10, 0, 0, 1], port).into(),
+            dst: ([10, 0, 0, 2], 443).into(),
+        };
         let flow = Flow {
-            id: u64::from(port),
-            key: FlowKey {
-                protocol: Protocol::TCP,
-                src: ([10, 0, 0, 1], port).into(),
-                dst: ([10, 0, 0, 2], 443).into(),
-            },
-            direction: Direction::Egress,
             total: Counters { packets_sent: 1000, ..delta },
             start_ns: 1000 + u64::from(port),
             end_ns: 2000 + u64::from(port),
@@ -140,23 +129,9 @@ mod tests {
             reason,
             tcp_flags: [0x12, 0x10],
             handshake_us: Some(500),
-            icmp: None,
-            reset_by_opener: None,
-            measured: None,
-            icmp_errors: IcmpErrors::default(),
-            opener_seen: true,
-            seen_on: [1, 0, 0, 0],
-            folded: None,
+            ..Flow::new(u64::from(port), key, Direction::Egress)
         };
-        FlowUpdate {
-            flow,
-            delta,
-            handshake_us: Some(u32::from(port)),
-            rtts: NewRtts::default(),
-            new_retransmits: 0,
-            change,
-            event_ns: 1,
-        }
+        FlowUpdate { handshake_us: Some(u32::from(port)), ..FlowUpdate::new(flow, delta, change) }
     }
 
     #[test]

@@ -84,6 +84,32 @@ pub struct Flow {
     pub folded: Option<Folded>,
 }
 
+impl Flow {
+    /// A flow of which nothing but its ends is known yet.
+    pub fn new(id: u64, key: FlowKey, direction: Direction) -> Self {
+        Self {
+            id,
+            key,
+            direction,
+            total: Counters::default(),
+            start_ns: 0,
+            end_ns: 0,
+            state: State::Opening,
+            status: Status::Active,
+            reason: None,
+            tcp_flags: [0; 2],
+            handshake_us: None,
+            reset_by_opener: None,
+            measured: None,
+            icmp: None,
+            icmp_errors: IcmpErrors::default(),
+            opener_seen: true,
+            seen_on: [0; 4],
+            folded: None,
+        }
+    }
+}
+
 /// How many flows a folded record stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Folded {
@@ -125,6 +151,21 @@ pub struct FlowUpdate {
     /// Kernel's stamp on the event that caused it, nanoseconds of `CLOCK_MONOTONIC`; 0 when the
     /// collector looked by itself.
     pub event_ns: u64,
+}
+
+impl FlowUpdate {
+    /// So many packets and bytes are new, and nothing else.
+    pub fn new(flow: Flow, delta: Counters, change: Change) -> Self {
+        Self {
+            flow,
+            delta,
+            handshake_us: None,
+            rtts: NewRtts::default(),
+            new_retransmits: 0,
+            change,
+            event_ns: 0,
+        }
+    }
 }
 
 /// Updates as followers get them.

@@ -12,7 +12,7 @@ use super::flows::{FlowMetrics, Observations};
 use super::process::Process;
 use super::summary::Summary;
 use crate::detect::Detector;
-use crate::detect::alert::Kind;
+use crate::detect::kind::Kind;
 use crate::kernel::stats::{DropCount, KernelStats, Outcome};
 
 /// Reads the kernel side's counters.
