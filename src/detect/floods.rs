@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::alert::{Alerts, Subject};
+use super::alert::{Alerts, Found, Subject};
 use super::kind::Kind;
 use super::signs::in_vain;
-use super::spread::{self, Spread};
+use super::spread::Spread;
 use crate::flow::key::Protocol;
 use crate::flow::record::Reason;
 use crate::flow::update::{Change, FlowUpdate};
@@ -42,8 +42,7 @@ impl Floods {
         let (protocol, dst) = (flow.key.protocol, flow.key.dst);
         if protocol == Protocol::TCP && update.change == Change::Ended {
             let in_vain = flow.reason == Some(Reason::Timeout);
-            let found =
-                self.half_open.observe((dst.ip(), dst.port()), spread::hash(&flow.key.src), in_vain, flow);
+            let found = self.half_open.observe((dst.ip(), dst.port()), &flow.key.src, in_vain, flow);
             if let Some(found) = found.filter(|f| f.in_vain >= FLOOD && f.answered < f.in_vain / 10) {
                 let subject = Subject {
                     protocol: Some(protocol),
@@ -55,8 +54,8 @@ impl Floods {
             }
         }
         if let Some(in_vain) = came_to_nothing(update) {
-            let found = self.forged.observe((dst.ip(), protocol), network(flow.key.src.ip()), in_vain, flow);
-            let forged = |found: &super::alert::Found| {
+            let found = self.forged.observe((dst.ip(), protocol), &network(flow.key.src.ip()), in_vain, flow);
+            let forged = |found: &Found| {
                 found.in_vain >= FLOOD && found.distinct >= NETWORKS && found.answered < found.in_vain / 4
             };
             if let Some(found) = found.filter(forged) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::alert::{Alerts, Subject};
 use super::kind::Kind;
 use super::signs::{FIN, RST, XMAS, in_vain};
-use super::spread::{self, Spread};
+use super::spread::Spread;
 use crate::flow::key::Protocol;
 use crate::flow::update::Flow;
 
@@ -48,7 +48,7 @@ impl Scans {
         let port = flow.key.dst.port();
         let in_vain = in_vain(flow);
         for (number, limit) in [FAST_DISTINCT, SLOW_DISTINCT].into_iter().enumerate() {
-            let ports = self.ports[number].observe((src, dst, protocol), u64::from(port), in_vain, flow);
+            let ports = self.ports[number].observe((src, dst, protocol), &port, in_vain, flow);
             if let Some(found) =
                 ports.filter(|found| found.distinct >= limit && found.in_vain >= found.answered)
             {
@@ -56,7 +56,7 @@ impl Scans {
                     Subject { protocol: Some(protocol), src: Some(src), dst: Some(dst), port: None };
                 alerts.raise(Kind::PortScan, subject, &found);
             }
-            let hosts = self.hosts[number].observe((src, protocol, port), spread::hash(&dst), in_vain, flow);
+            let hosts = self.hosts[number].observe((src, protocol, port), &dst, in_vain, flow);
             if let Some(found) =
                 hosts.filter(|found| found.distinct >= limit && found.in_vain >= found.answered)
             {
@@ -72,7 +72,7 @@ impl Scans {
         let flags = flow.tcp_flags[0] & !RST;
         if matches!(flags, 0 | FIN | XMAS) && flow.total.packets_sent <= 3 {
             let (src, dst) = (flow.key.src.ip(), flow.key.dst.ip());
-            let found = self.stealth.observe(src, u64::from(flow.key.dst.port()), true, flow);
+            let found = self.stealth.observe(src, &flow.key.dst.port(), true, flow);
             if let Some(found) = found.filter(|found| found.in_vain >= STEALTH_PROBES) {
                 let subject =
                     Subject { protocol: Some(flow.key.protocol), src: Some(src), dst: Some(dst), port: None };

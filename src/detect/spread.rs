@@ -40,7 +40,7 @@ impl<K: Hash + Eq> Spread<K> {
 
     /// Notes that `who` tried `what`; the window so far when it was in vain. What led somewhere is noted only of those who have
     /// tried something in vain.
-    pub fn observe(&mut self, who: K, what: u64, in_vain: bool, flow: &Flow) -> Option<Found> {
+    pub fn observe(&mut self, who: K, what: &impl Hash, in_vain: bool, flow: &Flow) -> Option<Found> {
         let now_ns = flow.end_ns;
         if !in_vain {
             if let Some(place) = self.places.known(&who) {
@@ -55,7 +55,7 @@ impl<K: Hash + Eq> Spread<K> {
         if over(place) {
             *place = fresh();
         }
-        let bit = (hash(&what) % u64::from(BITS)) as usize;
+        let bit = (hash(what) % u64::from(BITS)) as usize;
         let is_new = place.bits[bit / 64] & 1 << (bit % 64) == 0;
         place.bits[bit / 64] |= 1 << (bit % 64);
         let found = &mut place.found;
