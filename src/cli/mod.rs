@@ -2,6 +2,7 @@
 
 pub mod arguments;
 pub mod client;
+mod evidence;
 pub mod hints;
 pub mod show;
 pub mod tables;

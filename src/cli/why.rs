@@ -4,16 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use jiff::Timestamp;
 use serde::Serialize;
 
 use super::client::Client;
-use super::hints;
+use super::evidence::{clock, evidence, outcome};
 use crate::flow::key::Protocol;
-use crate::flow::record::{FlowRecord, IcmpError, Reason, Status};
-
-/// Flows shown as evidence.
-const EXAMPLES: usize = 5;
+use crate::flow::record::{self, FlowRecord, IcmpError, Reason};
 
 /// One side of the question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,18 +90,6 @@ fn went(flow: &FlowRecord, from: &End, to: &End) -> bool {
         && to.port.is_none_or(|port| flow.dst.port == Some(port))
 }
 
-fn outcome(flow: &FlowRecord) -> &'static str {
-    match (flow.status, flow.reason) {
-        (Status::Failed, Some(reason)) => reason.name(),
-        (Status::Ok, _) if flow.packets_received == 0 => "unanswered",
-        (status, _) => status.name(),
-    }
-}
-
-fn clock(time: Timestamp) -> String {
-    time.strftime("%H:%M:%S UTC").to_string()
-}
-
 /// What happened, from the flows between the two, in either direction.
 pub fn explain(src: &End, dst: &End, flows: &[FlowRecord]) -> Answer {
     let asked: Vec<&FlowRecord> = flows.iter().filter(|flow| went(flow, src, dst)).collect();
@@ -156,8 +140,17 @@ fn failed(about: &[&FlowRecord], from: &End, to: &End, reason: Reason, count: us
             )
         }
         Reason::Reset => {
+            let by = |end: record::End| {
+                these.iter().any(|flow| flow.tcp.as_ref().is_some_and(|tcp| tcp.reset_by == Some(end)))
+            };
+            let who = match (by(record::End::Src), by(record::End::Dst)) {
+                (true, false) => format!(" by {}", from.name),
+                (false, true) => format!(" by {name}"),
+                (true, true) => " by either side".into(),
+                (false, false) => String::new(),
+            };
             format!(
-                "{of} connections from {} to {name}, {port}, stood and were then reset since {since}.",
+                "{of} connections from {} to {name}, {port}, stood and were then reset{who} since {since}.",
                 from.name
             )
         }
@@ -202,74 +195,6 @@ fn unfailed(about: &[&FlowRecord], to: &End, counts: &BTreeMap<&'static str, usi
         count("ok"),
         count("active"),
         silent
-    )
-}
-
-fn evidence(about: &[&FlowRecord], turned: bool) -> Vec<String> {
-    let mut lines = Vec::new();
-    if turned && !about.is_empty() {
-        lines.push("these were opened from the other side".into());
-    }
-    let mut groups: BTreeMap<&str, Vec<&FlowRecord>> = BTreeMap::new();
-    for flow in about {
-        groups.entry(outcome(flow)).or_default().push(flow);
-    }
-    for (name, flows) in &groups {
-        if let (Some(first), Some(last)) = (flows.first(), flows.last()) {
-            lines.push(format!(
-                "{} {name}, first at {}, last at {}",
-                flows.len(),
-                clock(first.start_time),
-                clock(last.start_time)
-            ));
-        }
-    }
-    let mut handshakes: Vec<u64> = about.iter().filter_map(|flow| flow.tcp.as_ref()?.handshake_us).collect();
-    handshakes.sort_unstable();
-    if let Some(median) = handshakes.get(handshakes.len() / 2) {
-        lines.push(format!("handshakes took {median} us (median of {})", handshakes.len()));
-    }
-    if about.iter().any(|flow| flow.icmp_errors.contains(&IcmpError::TooBig)) {
-        lines.push(
-            "ICMP said that packets are too big for the way: if transfers hang, look at the MTU".into(),
-        );
-    }
-    let mut drops: BTreeMap<&str, (u64, usize)> = BTreeMap::new();
-    for drop in about.iter().filter_map(|flow| flow.drops.as_ref()) {
-        let sum = drops.entry(&drop.last_reason).or_default();
-        *sum = (sum.0 + drop.packets, sum.1 + 1);
-    }
-    for (reason, (packets, flows)) in drops {
-        let hint = hints::drop_reason(reason);
-        let meaning = if hint.is_empty() { String::new() } else { format!(": {hint}") };
-        lines.push(format!(
-            "this host's kernel dropped {packets} packets of {flows} of these conversations, last for {reason}{meaning}"
-        ));
-    }
-    // What failed last is what was asked about.
-    let mut examples: Vec<&&FlowRecord> = about.iter().collect();
-    examples.sort_by_key(|flow| std::cmp::Reverse((flow.status == Status::Failed, flow.start_time)));
-    lines.extend(examples.into_iter().take(EXAMPLES).map(|flow| example(flow)));
-    lines
-}
-
-fn example(flow: &FlowRecord) -> String {
-    let end = |end: &crate::flow::record::Endpoint| match end.port {
-        Some(port) => std::net::SocketAddr::new(end.ip, port).to_string(),
-        None => end.ip.to_string(),
-    };
-    let flags = flow.tcp.as_ref().map_or(String::new(), |tcp| format!(", flags {}", tcp.flags));
-    let errors: String = flow.icmp_errors.iter().map(|error| format!(", ICMP {}", error.name())).collect();
-    format!(
-        "{} {} {} -> {}: {}, {} packets sent, {} received{flags}{errors}, seen on {}",
-        clock(flow.start_time),
-        flow.protocol,
-        end(&flow.src),
-        end(&flow.dst),
-        outcome(flow),
-        flow.packets_sent,
-        flow.packets_received,
-        flow.interfaces.join(", ")
     )
 }
 
@@ -341,6 +266,32 @@ mod tests {
         ];
         for (flows, expected) in cases {
             assert!(sentence(&flows).starts_with(expected), "{}", sentence(&flows));
+        }
+    }
+
+    #[test]
+    fn it_says_who_reset_and_what_the_way_did() {
+        let side = |retransmits: u64, zero_window: u64| {
+            serde_json::json!({"retransmits": retransmits, "out_of_order": 1, "zero_window": zero_window,
+                "repeated_acks": 0, "rtt_us": null, "srtt_us": null})
+        };
+        let mut reset = serde_json::to_value(flow("failed", Some("reset"), 3, &[])).unwrap();
+        reset["first_byte_us"] = 12_000.into();
+        reset["tcp"] = serde_json::json!({"flags": "SRA", "retransmits": 2, "out_of_order": 2, "zero_window": 4,
+            "handshake_us": 400, "handshake_src_us": 100, "handshake_dst_us": 300,
+            "rtt_us": {"min": 300, "mean": 450, "max": 900, "samples": 3},
+            "ending": "reset", "reset_by": "dst", "src": side(2, 0), "dst": side(0, 4)});
+        let about = [serde_json::from_value(reset).unwrap()];
+        let answer = explain(&end("10.0.0.1", None), &end("10.0.0.7", Some(5432)), &about);
+        assert!(answer.sentence.contains("were then reset by 10.0.0.7 since"), "{}", answer.sentence);
+        for line in [
+            "handshakes took 400 us (median of 1)",
+            "round trips took 450 us (median of 1)",
+            "the first byte of an answer took 12.0 ms (median of 1)",
+            "of 5 packets 2 were sent again and 2 came out of order: the way loses or reorders",
+            "a window closed 4 times: a receiver does not read as fast as it is sent to",
+        ] {
+            assert!(answer.evidence.iter().any(|said| said == line), "{line}: {:#?}", answer.evidence);
         }
     }
 
