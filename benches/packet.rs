@@ -57,8 +57,13 @@ fn line(name: &str, [empty, ours]: [(u32, u32, u32); 2]) {
 
 /// Counting only, and with everything that the programs can look at.
 fn levels() -> [(&'static str, Features); 3] {
-    let all =
-        |precise| Features { timing: Some(vec![100, 500, 1000, 5000]), precise, protocol: true, who: true };
+    let all = |precise| Features {
+        timing: Some(vec![100, 500, 1000, 5000]),
+        precise,
+        protocol: true,
+        who: true,
+        ..Features::default()
+    };
     [("base", Features::default()), ("all features", all(false)), ("all, high precision", all(true))]
 }
 

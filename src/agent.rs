@@ -18,7 +18,7 @@ use crate::api::{self, Source, Which};
 use crate::clock::{self, WallClock};
 use crate::collector::{Collector, Handle, Part, Settings};
 use crate::config::cli::Mode;
-use crate::config::{Attach, Config, Precision, Switch, TransportChoice};
+use crate::config::{Attach, Config, Precision, Switch, TimestampSource, TransportChoice};
 use crate::detect::alert::AlertRecord;
 use crate::detect::{self, Detector, services};
 use crate::flow::cidr::Cidr;
@@ -207,6 +207,7 @@ fn features(config: &Config) -> Features {
         timing: latency
             .enabled
             .then(|| latency.histogram_buckets.iter().map(|ms| (ms * 1e3).round() as u32).collect()),
+        hardware: config.capture.timestamp_source == TimestampSource::Hardware,
         precise: latency.precision == Precision::High,
         protocol: config.features.protocol_detection.enabled,
         who: config.features.process_attribution.enabled,
@@ -275,6 +276,13 @@ fn notes(report: &crate::collector::handle::Report, sampling_rate: f64) -> Vec<S
     }
     if let Some(why) = &report.stats.drops.off {
         notes.push(format!("packets that the kernel drops are not told: {why}"));
+    }
+    let [hardware, software, missing] = report.stats.rtt_stamps;
+    if hardware + software + missing > 0 {
+        notes.push(format!(
+            "capture.timestamp_source is hardware: {hardware} round trips by the network card's stamps, {software} by the kernel's \
+             clock since the card gave no stamp, {missing} not taken since only one of two packets had one (packets that go out never do)"
+        ));
     }
     if report.stats.events_lost.buffer_full > 0 {
         notes.push(

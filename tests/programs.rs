@@ -35,7 +35,13 @@ impl Bench {
     fn knowing() -> Self {
         Self::with(
             1024,
-            Features { timing: Some(vec![100, 1000, 10_000]), precise: true, protocol: true, who: true },
+            Features {
+                timing: Some(vec![100, 1000, 10_000]),
+                precise: true,
+                protocol: true,
+                who: true,
+                ..Features::default()
+            },
         )
     }
 

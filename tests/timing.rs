@@ -45,7 +45,16 @@ fn segment(from: usize, seq: u32, ack: u32, length: usize) -> Segment {
 
 impl Wire {
     fn new(precise: bool) -> Self {
-        let features = Features { timing: Some(vec![1000]), precise, protocol: true, who: true };
+        Self::with(Features {
+            timing: Some(vec![1000]),
+            precise,
+            protocol: true,
+            who: true,
+            ..Features::default()
+        })
+    }
+
+    fn with(features: Features) -> Self {
         let layout = features.layout();
         let options =
             Options { transport: None, event_buffer_events: 4096, features, bench: false, drops: false };
@@ -337,4 +346,31 @@ fn unusual_openings_and_ends_are_told_right() {
     wire.see(Segment { flags: RST | ACK, ..segment(1, 0, 101, 0) });
     let flow = wire.flow();
     assert_eq!((ending(&flow), flow.reset_by_opener), (Some(Ending::Refused), Some(false)));
+}
+
+#[test]
+fn a_hardware_stamp_is_compared_with_its_like_only() {
+    let features =
+        Features { timing: Some(vec![1000]), precise: true, hardware: true, ..Features::default() };
+    let samples = |sent: u64, acknowledged: u64| {
+        let wire = Wire::with(features.clone());
+        for (segment, stamp_us) in [(segment(0, 100, 900, 50), sent), (segment(1, 900, 150, 0), acknowledged)]
+        {
+            let frame = ethernet(0x0800, &Wire::packet(segment));
+            wire.object.run_on_stamped_frame(TestProgram::Ingress, &frame, stamp_us * 1000).unwrap();
+        }
+        let rtt = wire.measured().sides[1].rtt;
+        let kinds = [
+            nm_kind::NM_KIND_STAMP_HARDWARE,
+            nm_kind::NM_KIND_STAMP_SOFTWARE,
+            nm_kind::NM_KIND_STAMP_MISSING,
+        ];
+        (rtt.samples, rtt.min_us, kinds.map(|kind| wire.object.kind(kind)))
+    };
+    assert_eq!(samples(5_000_000_000, 5_000_000_777), (1, 777, [1, 0, 0]), "the card's clock, not ours");
+    let (count, us, kinds) = samples(0, 0);
+    assert_eq!((count, kinds), (1, [0, 1, 0]), "no stamps: the kernel's clock");
+    assert!(us < 1_000_000);
+    assert_eq!(samples(5_000_000_000, 0), (0, 0, [0, 0, 1]), "they can't be compared");
+    assert_eq!(samples(0, 5_000_000_000).0, 1, "what began by the kernel's clock ends by it");
 }

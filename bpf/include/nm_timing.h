@@ -26,6 +26,18 @@ static __always_inline u32 nm_now_us(void)
 	return bpf_ktime_get_ns() / 1000;
 }
 
+/*
+ * The network card's stamp, where its driver gives one and somebody has switched it on: packets that come in only. Its clock is not
+ * ours, so a round trip takes both stamps from it or none.
+ */
+static __always_inline u64 nm_hardware_us(struct __sk_buff *skb)
+{
+	/* 5.16; the field is not in the context before. */
+	if (!(nm_features & NM_FEATURE_HARDWARE) || !bpf_core_field_exists(skb->hwtstamp))
+		return 0;
+	return skb->hwtstamp / 1000;
+}
+
 static __always_inline struct nm_wide *nm_wide_at(const struct nm_place *at)
 {
 	return (struct nm_wide *)nm_bucket_at(at->table, at->bucket);
@@ -120,6 +132,7 @@ NM_GLOBAL int nm_sample(struct __sk_buff *skb, u32 side)
 	struct nm_wide *wide;
 	struct nm_side *you;
 	u32 value, echo, us;
+	u64 stamp_us;
 
 	if (!scratch)
 		return 0;
@@ -132,7 +145,19 @@ NM_GLOBAL int nm_sample(struct __sk_buff *skb, u32 side)
 	if (you->marks & NM_SIDE_STAMPED && nm_timestamps(skb, &scratch->packet, &value, &echo) &&
 	    (s32)(echo - you->probe_value) > 0)
 		return 0;
-	us = nm_now_us() - you->probe_us;
+	stamp_us = nm_hardware_us(skb);
+	if (you->marks & NM_SIDE_HARDWARE) {
+		if (!stamp_us) {
+			nm_note(NM_KIND_STAMP_MISSING);
+			return 0;
+		}
+		nm_note(NM_KIND_STAMP_HARDWARE);
+	} else {
+		stamp_us = nm_now_us();
+		if (nm_features & NM_FEATURE_HARDWARE)
+			nm_note(NM_KIND_STAMP_SOFTWARE);
+	}
+	us = stamp_us - you->probe_us;
 	nm_add_sample(wide, scratch->at.slot, side, us);
 	nm_own_srtt(skb, wide, scratch->at.slot, side);
 	return 0;
@@ -145,6 +170,7 @@ NM_GLOBAL int nm_probe(struct __sk_buff *skb, u32 side, u32 end_seq, u32 now_tic
 	struct nm_wide *wide;
 	struct nm_side *me;
 	u32 echo, value = 0;
+	u64 stamp_us;
 	bool stamped;
 
 	if (!scratch)
@@ -156,10 +182,12 @@ NM_GLOBAL int nm_probe(struct __sk_buff *skb, u32 side, u32 end_seq, u32 now_tic
 	stamped = nm_timestamps(skb, &scratch->packet, &value, &echo);
 	me->probe_value = value;
 	me->probe_seq = end_seq;
-	me->probe_us = nm_now_us();
+	stamp_us = nm_hardware_us(skb);
+	me->probe_us = stamp_us ?: nm_now_us();
 	me->sampled_ticks = now_ticks & 0xffff ?: 1;
 	nm_own_srtt(skb, wide, scratch->at.slot, side);
-	me->marks = (me->marks & ~NM_SIDE_STAMPED) | NM_SIDE_PROBE | (stamped ? NM_SIDE_STAMPED : 0);
+	me->marks = (me->marks & ~(NM_SIDE_STAMPED | NM_SIDE_HARDWARE)) | NM_SIDE_PROBE |
+		    (stamped ? NM_SIDE_STAMPED : 0) | (stamp_us ? NM_SIDE_HARDWARE : 0);
 	return 0;
 }
 

@@ -54,6 +54,9 @@ enum nm_kind {
 	NM_KIND_FRAGMENT_ORPHAN,  /* counted: later fragment whose first was not seen, in a flow without ports */
 	NM_KIND_EVENT_LOST,	  /* event: the buffer was full */
 	NM_KIND_QUOTE_REFUSED,	  /* counted: ICMP error that quotes a segment which is not on its way */
+	NM_KIND_STAMP_HARDWARE,	  /* round trip: by the network card's stamps */
+	NM_KIND_STAMP_SOFTWARE,	  /* round trip: by the kernel's clock although hardware stamps were asked for */
+	NM_KIND_STAMP_MISSING,	  /* round trip not taken: only one of its packets had a hardware stamp */
 	NM_KIND_SAMPLE_LOST,	  /* round trip: its bucket holds 65 280 that the agent has not taken out yet */
 	NM_KIND_DROP_UNNAMED,	  /* dropped: no room for its reason and interface */
 	NM_KIND_DROP_UNJOINED,	  /* dropped, counted by reason: no room to note it with its flow */
@@ -161,11 +164,12 @@ struct nm_side {
 	u8 marks;	   /* NM_SIDE_ */
 };
 
-#define NM_SIDE_SEEN	0x01 /* next_seq is known */
-#define NM_SIDE_ACKED	0x02 /* acked and window are known */
-#define NM_SIDE_PROBE	0x04 /* a sample waits */
-#define NM_SIDE_STAMPED 0x08 /* the segment of that sample has a timestamp */
-#define NM_SIDE_KNOWN	0x10 /* its first payloads have told what they can */
+#define NM_SIDE_SEEN	 0x01 /* next_seq is known */
+#define NM_SIDE_ACKED	 0x02 /* acked and window are known */
+#define NM_SIDE_PROBE	 0x04 /* a sample waits */
+#define NM_SIDE_STAMPED	 0x08 /* the segment of that sample has a timestamp */
+#define NM_SIDE_HARDWARE 0x20 /* probe_us is the network card's time */
+#define NM_SIDE_KNOWN	 0x10 /* its first payloads have told what they can */
 
 struct nm_track {
 	struct nm_side side[2];
@@ -208,6 +212,7 @@ _Static_assert(sizeof(struct nm_detail) == 64, "one cache line");
 #define NM_FEATURE_PRECISE  0x02 /* latency_tracking.precision: every segment */
 #define NM_FEATURE_PROTOCOL 0x04 /* protocol_detection */
 #define NM_FEATURE_WHO	    0x08 /* process_attribution */
+#define NM_FEATURE_HARDWARE 0x10 /* capture.timestamp_source: hardware */
 
 /*
  * Eight flows. tags[] alone decides whether a slot is taken: 0 = free, a 63-bit fingerprint of the

@@ -633,6 +633,12 @@ impl Work {
                 invalid: self.lost.invalid,
             },
             icmp_errors_refused: self.object.kind(nm_kind::NM_KIND_QUOTE_REFUSED),
+            rtt_stamps: [
+                nm_kind::NM_KIND_STAMP_HARDWARE,
+                nm_kind::NM_KIND_STAMP_SOFTWARE,
+                nm_kind::NM_KIND_STAMP_MISSING,
+            ]
+            .map(|kind| self.object.kind(kind)),
             rtt_samples_left_out: self.object.kind(nm_kind::NM_KIND_SAMPLE_LOST),
             fragments_unmatched: self.object.kind(nm_kind::NM_KIND_FRAGMENT_ORPHAN),
             drops,

@@ -66,6 +66,8 @@ pub struct Features {
     pub timing: Option<Vec<u32>>,
     /// A round trip for every segment, not ten a second.
     pub precise: bool,
+    /// Round trips by the network card's stamps where it gives them.
+    pub hardware: bool,
     /// Application protocols.
     pub protocol: bool,
     /// Processes and cgroups of local ends.
@@ -78,6 +80,7 @@ impl Features {
             | u32::from(self.precise && self.timing.is_some()) << 1
             | u32::from(self.protocol) << 2
             | u32::from(self.who) << 3
+            | u32::from(self.hardware && self.timing.is_some()) << 4
     }
 
     /// What a slot must hold for it.
@@ -286,7 +289,28 @@ impl Object {
         frame: &[u8],
         repeat: u32,
     ) -> std::io::Result<(i32, u32)> {
-        let input = ProgramInput { data_in: Some(frame), repeat, ..Default::default() };
+        self.run(program, ProgramInput { data_in: Some(frame), repeat, ..Default::default() })
+    }
+
+    /// The same once, for a frame that the network card has stamped, nanoseconds of its own clock.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn run_on_stamped_frame(
+        &self,
+        program: TestProgram,
+        frame: &[u8],
+        stamp_ns: u64,
+    ) -> std::io::Result<()> {
+        let mut context = [0u8; size_of::<super::skeleton::types::__sk_buff>()];
+        let at = std::mem::offset_of!(super::skeleton::types::__sk_buff, hwtstamp);
+        context[at..at + 8].copy_from_slice(&stamp_ns.to_ne_bytes());
+        let input =
+            ProgramInput { data_in: Some(frame), context_in: Some(&mut context), ..Default::default() };
+        self.run(program, input).map(drop)
+    }
+
+    fn run(&self, program: TestProgram, input: ProgramInput<'_>) -> std::io::Result<(i32, u32)> {
         let program = match program {
             TestProgram::Ingress => &self.skel.progs.nm_ingress,
             TestProgram::Egress => &self.skel.progs.nm_egress,

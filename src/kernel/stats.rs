@@ -169,6 +169,10 @@ pub struct KernelStats {
     /// ICMP errors that quote a segment which is not on its way, forged or very late: they name no flow.
     #[serde(default)]
     pub icmp_errors_refused: u64,
+    /// With `capture.timestamp_source: hardware`: round trips by the network card's stamps, by the kernel's clock because there
+    /// was no stamp, and those not taken because only one of two packets had one.
+    #[serde(default)]
+    pub rtt_stamps: [u64; 3],
     /// Round trips that are not in the histogram: more of them in one bucket than it holds between two reports.
     #[serde(default)]
     pub rtt_samples_left_out: u64,
