@@ -107,17 +107,17 @@ static __always_inline struct net *nm_namespace_of(struct net_device *dev)
 /* The interface where it ended: that of the device at hand, else the one it came in by, else the one that it was routed to. */
 static __always_inline u32 nm_drop_interface(struct sk_buff *skb, struct sock *to)
 {
-	struct net_device *dev = BPF_CORE_READ(skb, dev);
+	struct net_device *dev = skb->dev;
 	struct net *net = nm_namespace_of(dev);
-	u32 ifindex = BPF_CORE_READ(skb, skb_iif);
+	u32 ifindex = skb->skb_iif;
 
 	if (!net && ifindex) {
-		struct sock *sk = to ?: BPF_CORE_READ(skb, sk);
+		struct sock *sk = to ?: skb->sk;
 
 		dev = NULL;
 		net = sk ? nm_namespace(BPF_CORE_READ(sk, __sk_common.skc_net.net)) : NULL;
 	} else if (!net) {
-		struct dst_entry *dst = (void *)(BPF_CORE_READ(skb, _skb_refdst) & ~1UL);
+		struct dst_entry *dst = (void *)(skb->_skb_refdst & ~1UL);
 
 		dev = dst ? BPF_CORE_READ(dst, dev) : NULL;
 		net = nm_namespace_of(dev);
@@ -166,7 +166,7 @@ static __always_inline bool nm_is_echo(u8 protocol, u8 type)
  */
 static __always_inline bool nm_identify(struct sk_buff *skb, u16 protocol_be, struct nm_packet *p)
 {
-	unsigned char *at = BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, network_header);
+	unsigned char *at = skb->head + skb->network_header;
 	struct nm_icmp start;
 
 	if (protocol_be == bpf_htons(ETH_P_IP)) {
@@ -249,7 +249,7 @@ int nm_drop(u64 *arguments)
 {
 	struct sk_buff *skb = (void *)arguments[0];
 	struct nm_drop_key key = {.reason = arguments[2]};
-	u16 protocol_be = BPF_CORE_READ(skb, protocol);
+	u16 protocol_be = skb->protocol;
 	struct nm_packet packet = {};
 	struct skb_shared_info *shared;
 	struct sock *to = NULL;
@@ -263,7 +263,7 @@ int nm_drop(u64 *arguments)
 	if (nm_drop_to_sk)
 		to = (void *)arguments[3];
 	key.ifindex = nm_drop_interface(skb, to);
-	shared = (void *)(BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, end));
+	shared = (void *)(skb->head + skb->end);
 	packets = BPF_CORE_READ(shared, gso_segs) ?: 1;
 	nm_count_drop(&key, packets);
 	if (nm_identify(skb, protocol_be, &packet) && nm_is_loss(key.reason, packet.protocol))
