@@ -26,7 +26,7 @@ use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
 use crate::interfaces::{Event, Follower, Selection};
 use crate::kernel::attach::Method;
-use crate::kernel::object::{Features, Object, Options, Transport};
+use crate::kernel::object::{Features, LookInto, Object, Options, Transport};
 use crate::kernel::stats::DropStats;
 use crate::sink::feed::{self, Feed};
 use crate::sink::history::{self, History};
@@ -211,6 +211,10 @@ fn features(config: &Config) -> Features {
         precise: latency.precision == Precision::High,
         protocol: config.features.protocol_detection.enabled,
         who: config.features.process_attribution.enabled,
+        tunnels: (!config.capture.decapsulate.is_empty()).then(|| LookInto {
+            kinds: config.capture.decapsulate.clone(),
+            flows: u32::try_from(config.max_flows()).unwrap_or(u32::MAX),
+        }),
     }
 }
 

@@ -99,8 +99,7 @@ impl Wire {
     }
 
     fn flow(&self) -> Flow {
-        let context =
-            Context { addresses: Default::default(), local_peers: Default::default(), timing: true };
+        let context = Context { timing: true, ..Context::default() };
         let mut slots = (0..self.table.slots()).filter_map(|slot| self.table.read(slot));
         let slot = slots.find(|slot| slot.cold.protocol == 6).expect("a flow");
         ledger::flow(&slot, &context, netmon::clock::monotonic_ns(), false).unwrap()

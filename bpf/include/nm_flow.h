@@ -10,6 +10,7 @@
 #include "nm_event.h"
 #include "nm_table.h"
 #include "nm_timing.h"
+#include "nm_tunnel.h"
 
 #define NM_OWNER_SILENCE_TICKS 954 /* one second */
 #define NM_FEW		       3   /* free slots of the emptier bucket of two */
@@ -140,6 +141,8 @@ static __always_inline enum nm_outcome nm_count(struct __sk_buff *skb, struct nm
 	u8 flags;
 
 	side &= 1;
+	if (nm_decapsulate && p->tunnel && !(hot->marks & NM_MARK_TUNNEL))
+		nm_mark_tunnel(side);
 	holder = hot->owner[side];
 	if (holder != owner) {
 		if (holder && now_ticks - hot->seen_ticks[side] <= NM_OWNER_SILENCE_TICKS) {

@@ -64,6 +64,18 @@ struct {
 	__type(value, u64);
 } nm_fragments SEC(".maps") __weak;
 
+/*
+ * Flows that were seen in a tunnel. The key is the flow's id (nm_flow_id), so that a flow on the same ports has an entry
+ * of its own. The agent sizes it, and removes what leaves.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, u64);
+	__type(value, struct nm_tunnel);
+} nm_tunnels SEC(".maps") __weak;
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 256 * NM_HOOKS);
@@ -120,6 +132,9 @@ struct nm_packet {
 	u32 ack;
 	u16 window;	 /* unscaled */
 	u16 tcp_options; /* their offset */
+	u8 fragment;	 /* it is one */
+	u8 tunnel;	 /* NM_TUNNEL_ that it came out of; 0 = none */
+	u8 pad[2];
 };
 
 /* A slot of the flow table. */
@@ -138,6 +153,9 @@ struct nm_scratch {
 	struct nm_packet packet;
 	struct nm_volume wire; /* what this buffer is on the wire */
 	struct nm_place at;
+	struct nm_packet outer; /* what the packet came in, if it came out of a tunnel */
+	u32 vni;
+	u32 pad;
 };
 
 struct {
@@ -165,6 +183,7 @@ static __always_inline struct nm_scratch *nm_in_hand(void)
 const volatile u64 nm_hash_keys[2 + 2 * NM_HASH_WORDS] __weak; /* random, this run's */
 const volatile u32 nm_transport __weak;			       /* enum nm_transport */
 const volatile u32 nm_features __weak;			       /* NM_FEATURE_, or-ed */
+const volatile u32 nm_decapsulate __weak;		       /* NM_TUNNEL_, or-ed */
 const volatile u32 nm_bounds_us[NM_LANES - 1] __weak;	       /* upper bounds of the lanes; what is unused is ~0 */
 
 struct nm_control nm_control __weak;

@@ -155,23 +155,29 @@ transport:
 	return NM_COUNTED;
 }
 
+/* Of a packet that lies in another one: where it begins, and where at the latest it ends. Of the packet itself: 0. */
+struct nm_inside {
+	u32 at;
+	u32 end;
+};
+
+/* `type_be` says what comes first when there is no link header. */
 static __always_inline enum nm_outcome nm_parse_by(struct __sk_buff *skb, enum nm_way way, struct nm_packet *p,
-						   u32 link_bytes)
+						   u32 link_bytes, u16 type_be, const struct nm_inside *inside)
 {
-	u32 offset = link_bytes, i;
-	u16 type_be = skb->protocol;
+	u32 offset = inside->at + link_bytes, i;
 	struct nm_payload in;
 	enum nm_outcome outcome;
 
 	if (link_bytes) {
-		struct ethhdr copy, *eth = nm_header(skb, way, 0, &copy, sizeof(copy));
+		struct ethhdr copy, *eth = nm_header(skb, way, inside->at, &copy, sizeof(copy));
 
 		if (!eth)
 			return nm_fail(p, NM_KIND_SHORT_LINK, NM_MALFORMED);
 		type_be = eth->h_proto;
 		/* The outer tag may be in the metadata (hardware or kernel has stripped it): with it,
 		 * one tag in the bytes is the second. */
-		for (i = skb->vlan_present ? 1 : 0; way == NM_LONG_WAY && i < 3; i++) {
+		for (i = !inside->at && skb->vlan_present ? 1 : 0; way == NM_LONG_WAY && i < 3; i++) {
 			struct nm_vlan vlan_copy, *vlan;
 
 			if (type_be != bpf_htons(ETH_P_8021Q) && type_be != bpf_htons(ETH_P_8021AD))
@@ -191,26 +197,37 @@ static __always_inline enum nm_outcome nm_parse_by(struct __sk_buff *skb, enum n
 		outcome = nm_parse_ipv6(skb, way, p, offset, &in);
 	else
 		return nm_fail(p, type_be == bpf_htons(ETH_P_ARP) ? NM_KIND_ARP : NM_KIND_OTHER_ETHERTYPE, NM_NOT_IP);
-	return outcome == NM_COUNTED ? nm_parse_transport(skb, way, p, &in) : outcome;
+	if (outcome != NM_COUNTED)
+		return outcome;
+	if (inside->at && in.end > inside->end)
+		return nm_fail(p, NM_KIND_IP_TOTAL_LENGTH, NM_MALFORMED);
+	/* The stack makes one large packet inside of a super-packet; a super-packet of whole datagrams holds many. */
+	if (inside->at && skb->gso_size && in.end != inside->end)
+		return nm_fail(p, NM_KIND_TUNNEL_BUNDLE, NM_MALFORMED);
+	return nm_parse_transport(skb, way, p, &in);
 }
 
-NM_GLOBAL int nm_parse_long(struct __sk_buff *skb, u32 link_bytes)
+/* `at`, `end`: as in nm_inside. */
+NM_GLOBAL int nm_parse_long(struct __sk_buff *skb, u32 link_bytes, u16 type_be, u32 at, u32 end)
 {
 	struct nm_scratch *scratch = nm_in_hand();
+	struct nm_inside inside = {.at = at, .end = end};
 
 	if (!scratch)
 		return NM_MALFORMED;
 	__builtin_memset(&scratch->packet, 0, sizeof(scratch->packet));
-	return nm_parse_by(skb, NM_LONG_WAY, &scratch->packet, link_bytes);
+	return nm_parse_by(skb, NM_LONG_WAY, &scratch->packet, link_bytes, type_be, &inside);
 }
 
 /* Fills the packet in hand; NM_COUNTED means that it has a flow. */
 static __always_inline u32 nm_parse(struct __sk_buff *skb, struct nm_packet *p, u32 link_bytes)
 {
+	struct nm_inside inside = {};
+
 	__builtin_memset(p, 0, sizeof(*p));
-	if (nm_parse_by(skb, NM_SHORT_WAY, p, link_bytes) == NM_COUNTED)
+	if (nm_parse_by(skb, NM_SHORT_WAY, p, link_bytes, skb->protocol, &inside) == NM_COUNTED)
 		return NM_COUNTED;
-	return nm_parse_long(skb, link_bytes);
+	return nm_parse_long(skb, link_bytes, skb->protocol, 0, 0);
 }
 
 #endif

@@ -32,6 +32,12 @@ static __always_inline int nm_see(struct __sk_buff *skb, u32 hook)
 	 */
 	counts->seen += 1;
 	outcome = nm_parse(skb, &scratch->packet, interface->link_bytes);
+	if (nm_decapsulate && outcome == NM_COUNTED) {
+		u32 tunnel = nm_tunnel_of(&scratch->packet);
+
+		if (tunnel)
+			nm_look_inside(skb, tunnel);
+	}
 	nm_measure(skb, scratch->packet.header_bytes, &scratch->wire);
 	counts->seen += scratch->wire.packets - 1;
 	if (outcome == NM_COUNTED)

@@ -91,6 +91,7 @@ NM_GLOBAL int nm_fragment_ports(u32 id, bool first)
 	if (!scratch)
 		return 0;
 	p = &scratch->packet;
+	p->fragment = 1;
 	nm_sum_start(&sum);
 	nm_sum_address(&sum, 0, p->source);
 	nm_sum_address(&sum, 4, p->destination);

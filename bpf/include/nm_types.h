@@ -60,6 +60,13 @@ enum nm_kind {
 	NM_KIND_SAMPLE_LOST,	  /* round trip: its bucket holds 65 280 that the agent has not taken out yet */
 	NM_KIND_DROP_UNNAMED,	  /* dropped: no room for its reason and interface */
 	NM_KIND_DROP_UNJOINED,	  /* dropped, counted by reason: no room to note it with its flow */
+	NM_KIND_TUNNEL_FRAGMENT,  /* counted for the tunnel itself: a fragment of its datagram */
+	NM_KIND_TUNNEL_HEADER, /* the same: its header is cut short, of another version, or that of a control packet */
+	NM_KIND_TUNNEL_NOT_IP, /* the same: what is inside is not IP */
+	NM_KIND_TUNNEL_MALFORMED, /* the same: what is inside is cut short or contradicts itself */
+	NM_KIND_TUNNEL_BUNDLE,	  /* the same: a super-packet of datagrams that hold a packet each */
+	NM_KIND_TUNNEL_NESTED,	  /* the same: a tunnel in the tunnel */
+	NM_KIND_TUNNEL_UNMARKED,  /* flow: no room to note the tunnel that it was seen in */
 	NM_KINDS,
 };
 
@@ -112,6 +119,7 @@ _Static_assert(sizeof(struct nm_hot) == 64, "one cache line");
 #define NM_MARK_RESET	  0x02 /* the first RST has been seen ... */
 #define NM_MARK_RESET_BY  0x04 /* ... and came from this side of the key */
 #define NM_MARK_MESSAGES  0x08 /* each payload is looked at: requests and responses are told apart in it */
+#define NM_MARK_TUNNEL	  0x10 /* seen in a tunnel, which nm_tunnels names */
 
 /* What is written when a slot is taken, and rarely after: one cache line. */
 struct nm_cold {
@@ -213,6 +221,20 @@ _Static_assert(sizeof(struct nm_detail) == 64, "one cache line");
 #define NM_FEATURE_PROTOCOL 0x04 /* protocol_detection */
 #define NM_FEATURE_WHO	    0x08 /* process_attribution */
 #define NM_FEATURE_HARDWARE 0x10 /* capture.timestamp_source: hardware */
+
+/* Tunnels that are looked into (nm_decapsulate), or-ed; one of them: what a packet or flow was seen in. */
+#define NM_TUNNEL_VXLAN	 0x01 /* RFC 7348 */
+#define NM_TUNNEL_GENEVE 0x02 /* RFC 8926 */
+
+/* The tunnel that a flow was first seen in. */
+struct nm_tunnel {
+	u8 address[2][16]; /* of the outer packet: whence, whither, as the opener's packets go; as in nm_cold */
+	u32 vni;
+	u8 kind;   /* NM_TUNNEL_ */
+	u8 family; /* of the addresses, 4 or 6 */
+	u8 pad[2];
+};
+_Static_assert(sizeof(struct nm_tunnel) == 40, "no padding");
 
 /*
  * Eight flows. tags[] alone decides whether a slot is taken: 0 = free, a 63-bit fingerprint of the

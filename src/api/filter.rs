@@ -52,6 +52,8 @@ pub struct Filter {
     pub service: Option<String>,
     /// Either end's systemd unit.
     pub unit: Option<String>,
+    /// Virtual network of its tunnel.
+    pub vni: Option<u32>,
     /// Application protocol.
     pub app: Option<String>,
     /// At most so many.
@@ -87,6 +89,7 @@ pub const PARAMETERS: &[(&str, &str)] = &[
     ("workload", "a workload name"),
     ("service", "a service name"),
     ("unit", "a systemd unit"),
+    ("vni", "a virtual network's number from 0 to 16777215"),
     ("app", "an application protocol"),
     ("limit", "a number of flows"),
     ("sort", "bytes, packets, start or duration"),
@@ -127,6 +130,7 @@ impl Filter {
             "workload" => text().map(|v| self.workload = Some(v)),
             "service" => text().map(|v| self.service = Some(v)),
             "unit" => text().map(|v| self.unit = Some(v)),
+            "vni" => value.parse().ok().filter(|vni| *vni < 1 << 24).map(|v| self.vni = Some(v)),
             "app" => text().map(|v| self.app = Some(v)),
             "limit" => value.parse().ok().map(|v| self.limit = Some(v)),
             "sort" => match value {
@@ -156,6 +160,7 @@ impl Filter {
             && self.port.is_none_or(|port| src.port() == port || dst.port() == port)
             && self.status.is_none_or(|status| flow.status == status)
             && self.reason.is_none_or(|reason| flow.reason == Some(reason))
+            && self.vni.is_none_or(|vni| flow.tunnel.is_some_and(|tunnel| tunnel.vni == vni))
     }
 
     /// Whether a record matches, once [`Self::may_match`] has let its flow through.
@@ -211,6 +216,7 @@ mod tests {
             ("limit", "10"),
             ("sort", "bytes"),
             ("app", "tls"),
+            ("vni", "16777215"),
         ];
         for (name, value) in good {
             Filter::default().set(name, value, Timestamp::UNIX_EPOCH).unwrap();
@@ -221,6 +227,7 @@ mod tests {
             ("cidr", "10.0.0.0/33"),
             ("port", "70000"),
             ("since", "-5m"),
+            ("vni", "16777216"),
             ("sort", "colour"),
             ("colour", "red"),
         ] {

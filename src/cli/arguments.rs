@@ -112,6 +112,9 @@ pub struct Dump {
     /// refused, reset, timeout, unreachable or prohibited
     #[arg(long)]
     pub reason: Option<String>,
+    /// Virtual network (VNI) of the tunnel that it was seen in
+    #[arg(long)]
+    pub vni: Option<String>,
     /// Application protocol
     #[arg(long)]
     pub app: Option<String>,
@@ -150,6 +153,7 @@ impl Dump {
             ("unit", &self.unit),
             ("status", &self.status),
             ("reason", &self.reason),
+            ("vni", &self.vni),
             ("app", &self.app),
             ("interface", &self.interface),
             ("since", &self.since),

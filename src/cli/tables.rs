@@ -60,6 +60,15 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
+/// Interfaces, and the tunnel that it was seen in.
+pub fn via(record: &FlowRecord) -> String {
+    let interfaces = record.interfaces.join(",");
+    match record.tunnel {
+        Some(tunnel) => format!("{interfaces} ({} {})", tunnel.kind.name(), tunnel.vni),
+        None => interfaces,
+    }
+}
+
 /// The cells of a flow.
 pub fn flow_cells(record: &FlowRecord) -> [String; 9] {
     [
@@ -71,7 +80,7 @@ pub fn flow_cells(record: &FlowRecord) -> [String; 9] {
         bytes(record.bytes_sent),
         bytes(record.bytes_received),
         duration(record.duration_us),
-        record.interfaces.join(","),
+        via(record),
     ]
 }
 

@@ -219,7 +219,7 @@ mod tests {
             "src": endpoint("10.0.0.1", 40112), "dst": endpoint("10.0.0.7", 5432),
             "bytes_sent": 74, "bytes_received": 54, "packets_sent": 2, "packets_received": received,
             "state": "closed", "status": status, "reason": reason, "opener_seen": true, "tcp": null, "icmp": null,
-            "icmp_errors": errors, "app_protocol": null, "interfaces": ["eth0"], "sampling_rate": 1.0, "folded": null
+            "icmp_errors": errors, "app_protocol": null, "interfaces": ["eth0"], "tunnel": null, "sampling_rate": 1.0, "folded": null
         }))
         .unwrap()
     }

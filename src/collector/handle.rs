@@ -103,8 +103,12 @@ impl Collector {
         // Packets of interfaces that no name is known for (test runs) are counted too.
         object.add_interface(0, 14)?;
         let nudge = Nudge::new()?;
-        let timing = object.features().timing.is_some();
-        let context = Context { addresses: Arc::default(), local_peers: Arc::new(HashSet::new()), timing };
+        let context = Context {
+            addresses: Arc::default(),
+            local_peers: Arc::new(HashSet::new()),
+            timing: object.features().timing.is_some(),
+            tunnels: object.tunnels()?.map(Arc::new),
+        };
         let shared_context = Arc::new(Mutex::new(context));
         let resizing = Arc::new(AtomicBool::new(false));
         let view = FlowView { tables: tables.shared(), context: Arc::clone(&shared_context), resizing };

@@ -15,6 +15,7 @@ use crate::flow::verdict::{Facts, forbidden, unfinished, verdict};
 use crate::interfaces::HostAddresses;
 use crate::kernel::decode::{self, Places};
 use crate::kernel::table::{MOVED, Snapshot, Table};
+use crate::kernel::tunnels::Tunnels;
 use crate::kernel::types::nm_told;
 
 /// Notes that the agent keeps in a slot.
@@ -36,7 +37,7 @@ pub mod note {
 }
 
 /// What tells where a flow runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Context {
     /// Addresses of this host.
     pub addresses: Arc<HostAddresses>,
@@ -44,6 +45,8 @@ pub struct Context {
     pub local_peers: Arc<std::collections::HashSet<u32>>,
     /// Whether round trips and the like are measured.
     pub timing: bool,
+    /// Where flows in tunnels are noted, if tunnels are looked into.
+    pub tunnels: Option<Arc<Tunnels>>,
 }
 
 impl Context {
@@ -90,6 +93,11 @@ fn noted_direction(code: u8) -> Option<Direction> {
     Direction::ALL.iter().copied().find(|direction| direction_code(*direction) == code)
 }
 
+/// What a flow is called for as long as it lasts (`nm_flow_id`).
+fn id(snapshot: &Snapshot) -> u64 {
+    (snapshot.tag & !crate::kernel::table::DEAD) ^ snapshot.cold.start_ns.rotate_left(32)
+}
+
 /// The flow in a slot as it stands; `None` if its words make no sense.
 pub fn flow(snapshot: &Snapshot, context: &Context, now_ns: u64, gone: bool) -> Option<Flow> {
     let cold = &snapshot.cold;
@@ -101,7 +109,7 @@ pub fn flow(snapshot: &Snapshot, context: &Context, now_ns: u64, gone: bool) -> 
     let (state, status, reason) = verdict(&facts(snapshot, gone)?);
     let last_ns = clock::ns_of_tick(snapshot.last_tick(), now_ns).max(cold.start_ns);
     Some(Flow {
-        id: (snapshot.tag & !crate::kernel::table::DEAD) ^ cold.start_ns.rotate_left(32),
+        id: id(snapshot),
         key,
         direction: noted_direction(cold.agent_direction).unwrap_or_else(|| context.direction(snapshot)),
         total,
@@ -118,6 +126,11 @@ pub fn flow(snapshot: &Snapshot, context: &Context, now_ns: u64, gone: bool) -> 
         icmp: matches!(cold.protocol, 1 | 58).then_some((cold.icmp_type, cold.icmp_code)),
         opener_seen: cold.opener_seen != 0,
         seen_on: places.interfaces(),
+        tunnel: context
+            .tunnels
+            .as_ref()
+            .filter(|_| decode::in_tunnel(snapshot))
+            .and_then(|tunnels| tunnels.get(id(snapshot))),
         folded: None,
     })
 }
@@ -233,6 +246,9 @@ impl Ledger {
         if let Some(flow) = flow(&noted, &self.context, now_ns, true) {
             let change = Change::Ended;
             out.push(FlowUpdate { flow, delta, handshake_us, rtts, new_retransmits, change, event_ns: 0 });
+        }
+        if let Some(tunnels) = self.context.tunnels.as_ref().filter(|_| decode::in_tunnel(&noted)) {
+            tunnels.remove(id(&noted));
         }
         table.clear(slot);
     }

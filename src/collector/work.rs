@@ -15,7 +15,7 @@ use super::tables::{Handed, SlotRef, Tables};
 use super::view::FlowView;
 use crate::clock;
 use crate::flow::update::{FlowUpdate, Sink};
-use crate::kernel::counters::{MALFORMED_KINDS, NOT_IP_KINDS};
+use crate::kernel::counters::{MALFORMED_KINDS, NOT_IP_KINDS, TUNNEL_KINDS};
 use crate::kernel::decode::{Event, EventKind};
 use crate::kernel::events::Events;
 use crate::kernel::grace::Grace;
@@ -616,8 +616,15 @@ impl Work {
         };
         KernelStats {
             hooks: self.hooks.counters(&self.object),
-            kinds: [kinds(Outcome::NotIp, &NOT_IP_KINDS), kinds(Outcome::Malformed, &MALFORMED_KINDS)]
-                .concat(),
+            kinds: [
+                kinds(Outcome::NotIp, &NOT_IP_KINDS),
+                kinds(Outcome::Malformed, &MALFORMED_KINDS),
+                kinds(
+                    Outcome::Counted,
+                    if self.object.features().tunnels.is_some() { &TUNNEL_KINDS } else { &[] },
+                ),
+            ]
+            .concat(),
             table: TableStats {
                 entries: self.ledger.live,
                 capacity: self.settings.max_flows,

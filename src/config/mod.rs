@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::flow::tunnel::TunnelKind;
+
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{Inputs, Loaded, Origin};
 
@@ -142,6 +144,7 @@ section!(
         timestamp_source: TimestampSource = "Clock of packet stamps.",
         attach: Attach = "Attach method.",
         transport: TransportChoice = "Event transport.",
+        decapsulate: Vec<TunnelKind> = "Tunnels that are looked into.",
     }
 );
 section!(

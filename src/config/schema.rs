@@ -1,5 +1,7 @@
 //! The table of keys: path, type, default, meaning and cost of every setting.
 
+use crate::flow::tunnel::TunnelKind;
+
 /// What a key holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
@@ -75,6 +77,9 @@ const fn key(path: &'static str, kind: Kind, default: &'static str, meaning: &'s
 pub const PROTOCOLS: &[&str] =
     &["http", "http2", "grpc", "tls", "dns", "mysql", "postgresql", "redis", "kafka", "ssh", "quic"];
 
+/// Tunnels that can be looked into.
+pub const TUNNELS: &[&str] = &[TunnelKind::Vxlan.name(), TunnelKind::Geneve.name()];
+
 /// Every key, in the order of the documentation.
 pub const KEYS: &[Key] = &[
     key("capture.interfaces", Kind::Globs, "[]", "interfaces to watch; [] = every one that matters"),
@@ -98,6 +103,7 @@ pub const KEYS: &[Key] = &[
         "auto",
         "how events reach the agent",
     ),
+    key("capture.decapsulate", Kind::Words(TUNNELS), "[]", "tunnels whose inner packets are counted"),
     key("flow.max_flows", Kind::Integer(1, 16_000_000), "1000000", "flows at most"),
     key("flow.flow_timeout", Kind::Duration(1000), "300s", "idle flows leave after this (also max_age)"),
     key("flow.connect_timeout", Kind::Duration(100), "10s", "an unanswered attempt has failed after this"),

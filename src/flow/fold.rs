@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use super::key::{FlowKey, Protocol};
 use super::record::{Direction, Status};
+use super::tunnel::Tunnel;
 use super::update::{Change, Counters, Flow, FlowUpdate, Folded};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,6 +16,7 @@ struct Key {
     src: IpAddr,
     dst: std::net::SocketAddr,
     direction: Direction,
+    tunnel: Option<Tunnel>,
 }
 
 /// Folds updates until they are taken.
@@ -31,7 +33,13 @@ impl Fold {
         let is_icmp = matches!(flow.key.protocol, Protocol::ICMP | Protocol::ICMPV6);
         let mut dst = flow.key.dst;
         dst.set_port(if is_icmp { 0 } else { dst.port() });
-        let key = Key { protocol: flow.key.protocol, src: flow.key.src.ip(), dst, direction: flow.direction };
+        let key = Key {
+            protocol: flow.key.protocol,
+            src: flow.key.src.ip(),
+            dst,
+            direction: flow.direction,
+            tunnel: flow.tunnel,
+        };
         let entry = self.told.entry(key).or_insert_with(|| fresh(&key, update));
         let whole = &mut entry.flow;
         let mut folded = whole.folded.unwrap_or_default();
@@ -107,6 +115,7 @@ fn fresh(key: &Key, update: &FlowUpdate) -> FlowUpdate {
 mod tests {
     use super::*;
     use crate::flow::record::{Reason, State};
+    use crate::flow::tunnel::TunnelKind;
 
     fn update(port: u16, change: Change, reason: Option<Reason>) -> FlowUpdate {
         let delta = Counters { packets_sent: 2, packets_received: 1, bytes_sent: 200, bytes_received: 70 };
@@ -167,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_protocols_and_directions_stay_apart() {
+    fn servers_protocols_directions_and_tunnels_stay_apart() {
         let mut fold = Fold::default();
         fold.add(&update(1, Change::Opened, None));
         let mut other = update(1, Change::Opened, None);
@@ -177,6 +186,9 @@ mod tests {
         fold.add(&other);
         other.flow.direction = Direction::Ingress;
         fold.add(&other);
-        assert_eq!(fold.len(), 4);
+        let end = other.flow.key.src.ip();
+        other.flow.tunnel = Some(Tunnel { kind: TunnelKind::Vxlan, vni: 7, src: end, dst: end });
+        fold.add(&other);
+        assert_eq!(fold.len(), 5);
     }
 }

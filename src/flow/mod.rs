@@ -1,6 +1,6 @@
 //! Flows: what a conversation is, what became of it, and how it is told.
 //!
-//! Owns the types that every other room speaks: [`key`] (who), [`measured`] (how well), [`update`] (what the collector reports),
+//! Owns the types that every other room speaks: [`key`] (who), [`measured`] (how well), [`tunnel`] (in what), [`update`] (what the collector reports),
 //! [`record`] (what users read), and the rules that lead from one to the next: [`verdict`], [`direction`],
 //! [`present`], [`fold`]. Pure: nothing here touches the kernel, the network or a clock.
 
@@ -13,5 +13,6 @@ pub mod present;
 pub mod record;
 #[cfg(test)]
 mod tests;
+pub mod tunnel;
 pub mod update;
 pub mod verdict;

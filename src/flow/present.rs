@@ -61,6 +61,7 @@ impl Presenter {
                 .filter(|index| **index != 0)
                 .map(|index| self.interfaces.get(index).cloned().unwrap_or_else(|| format!("if{index}")))
                 .collect(),
+            tunnel: flow.tunnel,
             sampling_rate: self.sampling_rate,
             folded: flow.folded,
         }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::key::Protocol;
+use super::tunnel::Tunnel;
 use super::update::Folded;
 
 /// Where a conversation runs, seen from this host.
@@ -344,6 +345,8 @@ pub struct FlowRecord {
     pub app_protocol: Option<String>,
     /// Interfaces that saw it, the one that counts it first.
     pub interfaces: Vec<String>,
+    /// The tunnel that it was first seen in, with `capture.decapsulate`; a flow that goes bare is `null`.
+    pub tunnel: Option<Tunnel>,
     /// Share of flows kept when it was seen: stands for `1 / sampling_rate` flows.
     pub sampling_rate: f64,
     /// With `flow.aggregation`: how many flows this record folds. Its packets and bytes are then those from

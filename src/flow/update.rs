@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::key::FlowKey;
 use super::measured::{Measured, NewRtts};
 use super::record::{Direction, IcmpErrors, Reason, State, Status};
+use super::tunnel::Tunnel;
 
 /// Packets and bytes of both directions, as on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,6 +81,8 @@ pub struct Flow {
     pub opener_seen: bool,
     /// Interface indices, 0 = none.
     pub seen_on: SeenOn,
+    /// The tunnel that it was seen in.
+    pub tunnel: Option<Tunnel>,
     /// Of a record that folds several flows: how many. Its totals are those of an interval.
     pub folded: Option<Folded>,
 }
@@ -105,6 +108,7 @@ impl Flow {
             icmp_errors: IcmpErrors::default(),
             opener_seen: true,
             seen_on: [0; 4],
+            tunnel: None,
             folded: None,
         }
     }

@@ -27,6 +27,17 @@ pub const MALFORMED_KINDS: [(nm_kind, &str); 9] = [
     (nm_kind::NM_KIND_UDP_LENGTH, "udp_length"),
 ];
 
+/// Why packets to a tunnel's port were counted for the tunnel itself, and flows that go without the name of theirs.
+pub const TUNNEL_KINDS: [(nm_kind, &str); 7] = [
+    (nm_kind::NM_KIND_TUNNEL_FRAGMENT, "tunnel_fragment"),
+    (nm_kind::NM_KIND_TUNNEL_HEADER, "tunnel_header"),
+    (nm_kind::NM_KIND_TUNNEL_NOT_IP, "tunnel_not_ip"),
+    (nm_kind::NM_KIND_TUNNEL_MALFORMED, "tunnel_malformed"),
+    (nm_kind::NM_KIND_TUNNEL_BUNDLE, "tunnel_bundle"),
+    (nm_kind::NM_KIND_TUNNEL_NESTED, "tunnel_nested"),
+    (nm_kind::NM_KIND_TUNNEL_UNMARKED, "tunnel_unmarked"),
+];
+
 /// Interfaces that are found without hashing (`NM_NEAR`).
 const NEAR: u32 = 256;
 

@@ -3,16 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::skeleton::types::{
-    nm_cold, nm_drop_key, nm_event, nm_event_kind, nm_flow_drops, nm_icmp_error, nm_interface,
+    nm_cold, nm_drop_key, nm_event, nm_event_kind, nm_flow_drops, nm_icmp_error, nm_interface, nm_tunnel,
 };
 use super::table::Snapshot;
 use crate::flow::key::{FlowKey, Protocol};
 use crate::flow::measured::{Measured, Rtt, Side};
 use crate::flow::record::{IcmpError, IcmpErrors};
+use crate::flow::tunnel::{Tunnel, TunnelKind};
 
 /// `NM_MARK_RESET` and `NM_MARK_RESET_BY` of `nm_hot::marks`.
 const MARK_RESET: u8 = 0x02;
 const MARK_RESET_BY: u8 = 0x04;
+/// `NM_MARK_TUNNEL`
+const MARK_TUNNEL: u8 = 0x10;
 
 /// Why the programs speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +113,33 @@ pub fn key(cold: &nm_cold) -> Option<FlowKey> {
 pub fn reset_by_opener(snapshot: &Snapshot) -> Option<bool> {
     let side = u8::from(snapshot.hot.marks & MARK_RESET_BY != 0);
     (snapshot.hot.marks & MARK_RESET != 0).then_some(side == snapshot.cold.opener & 1)
+}
+
+/// Bit of a kind of tunnel (`NM_TUNNEL_`).
+pub fn tunnel_bit(kind: TunnelKind) -> u8 {
+    match kind {
+        TunnelKind::Vxlan => 0x01,
+        TunnelKind::Geneve => 0x02,
+    }
+}
+
+/// Whether the flow was seen in a tunnel.
+pub fn in_tunnel(snapshot: &Snapshot) -> bool {
+    snapshot.hot.marks & MARK_TUNNEL != 0
+}
+
+/// Reads an entry of `nm_tunnels`; `None` if its words make no sense.
+pub fn tunnel(value: &[u8]) -> Option<Tunnel> {
+    use std::mem::offset_of;
+    let family = *value.get(offset_of!(nm_tunnel, family))?;
+    let kind = *value.get(offset_of!(nm_tunnel, kind))?;
+    let end = |side: usize| address(&bytes(value, offset_of!(nm_tunnel, address) + 16 * side)?, family);
+    Some(Tunnel {
+        kind: TunnelKind::ALL.into_iter().find(|known| tunnel_bit(*known) == kind)?,
+        vni: u32::from_ne_bytes(bytes(value, offset_of!(nm_tunnel, vni))?),
+        src: end(0)?,
+        dst: end(1)?,
+    })
 }
 
 /// What was measured of the flow in a slot.

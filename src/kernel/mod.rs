@@ -14,6 +14,7 @@ pub mod object;
 mod skeleton;
 pub mod stats;
 pub mod table;
+pub mod tunnels;
 
 /// The types shared with the programs, generated from `bpf/include/nm_types.h`.
 pub mod types {

@@ -12,11 +12,13 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, OpenObject, ProgramInput};
 use thiserror::Error;
 
+use super::decode;
 use super::drops::{self, Drops, Watch};
 use super::skeleton::types::nm_transport;
 use super::skeleton::{NetmonSkel, NetmonSkelBuilder};
 use super::table::{Layout, Table, word};
 use crate::flow::measured::LANES;
+use crate::flow::tunnel::TunnelKind;
 
 /// No table (`NM_NO_TABLE`).
 pub const NO_TABLE: u32 = u32::MAX;
@@ -72,6 +74,17 @@ pub struct Features {
     pub protocol: bool,
     /// Processes and cgroups of local ends.
     pub who: bool,
+    /// Tunnels whose inner packets are counted.
+    pub tunnels: Option<LookInto>,
+}
+
+/// Tunnels that are looked into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LookInto {
+    /// Which.
+    pub kinds: Vec<TunnelKind>,
+    /// Flows at most whose tunnel is noted; 16 bytes each, and some 130 when it is.
+    pub flows: u32,
 }
 
 impl Features {
@@ -180,6 +193,9 @@ impl Object {
             for (bound, us) in rodata.nm_bounds_us.iter_mut().zip(options.features.timing.iter().flatten()) {
                 *bound = *us;
             }
+            let looked_into = options.features.tunnels.iter().flat_map(|tunnels| &tunnels.kinds);
+            rodata.nm_decapsulate =
+                looked_into.fold(0, |bits, kind| bits | u32::from(decode::tunnel_bit(*kind)));
             rodata.nm_transport = match transport {
                 Transport::Ringbuf => nm_transport::NM_RINGBUF.0,
                 Transport::Perf => nm_transport::NM_PERF.0,
@@ -194,6 +210,12 @@ impl Object {
             open.progs.nm_drop.set_autoload(false);
             open.maps.nm_drops.set_max_entries(1).map_err(step("shrink a map"))?;
             open.maps.nm_flow_drops.set_max_entries(1).map_err(step("shrink a map"))?;
+        }
+        if let Some(tunnels) = &options.features.tunnels {
+            open.maps
+                .nm_tunnels
+                .set_max_entries(tunnels.flows.max(1))
+                .map_err(step("size the map of tunnels"))?;
         }
         // 24 bytes an event: 16 and the record's header.
         let ring = (options.event_buffer_events.clamp(1, 1 << 26) * 24).next_power_of_two().max(4096);
@@ -344,6 +366,7 @@ impl Object {
             maps.nm_near.as_fd(),
             maps.nm_scratch.as_fd(),
             maps.nm_fragments.as_fd(),
+            maps.nm_tunnels.as_fd(),
             maps.nm_overflow.as_fd(),
             maps.nm_kinds.as_fd(),
             maps.nm_overflow_at.as_fd(),

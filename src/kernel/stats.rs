@@ -114,7 +114,8 @@ pub struct TableStats {
     pub resizes: u64,
 }
 
-/// Packets of one kind within the outcomes `not_ip` and `malformed`.
+/// Packets of one kind within an outcome: what was not IP or malformed, and what a tunnel carried that was counted for the
+/// tunnel itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KindCount {
     /// Outcome that the kind belongs to.
@@ -155,7 +156,7 @@ pub struct DropStats {
 pub struct KernelStats {
     /// Per interface and hook.
     pub hooks: Vec<HookCounters>,
-    /// What was not IP, and what was malformed, by kind.
+    /// What was not IP, what was malformed, and what stayed with its tunnel, by kind.
     #[serde(default)]
     pub kinds: Vec<KindCount>,
     /// Flow table.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::decode::{
-    Event, EventKind, Place, Places, event, interface_sum, key, perf_lost, perf_sample, words_sum,
+    Event, EventKind, Place, Places, event, interface_sum, key, perf_lost, perf_sample, tunnel, words_sum,
 };
 use super::types::nm_cold;
 
@@ -94,6 +94,7 @@ proptest! {
         let _ = event(&bytes);
         let _ = perf_sample(&bytes);
         let _ = perf_lost(&bytes);
+        let _ = tunnel(&bytes);
         let _ = words_sum::<2>(std::slice::from_ref(&bytes));
         let _ = interface_sum(&[bytes]);
     }

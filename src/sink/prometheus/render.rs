@@ -260,7 +260,7 @@ impl Exporter {
             stats.kinds.iter().map(|k| count(&[("outcome", k.outcome.name()), ("kind", &k.kind)], k.packets));
         page.counter(
             "netmon_ebpf_packet_kinds_total",
-            "Buffers that were not IP or malformed, by kind.",
+            "Buffers that were not IP or malformed, or counted for the tunnel that carries them, by kind.",
             kinds.collect(),
         );
         page.counter(
