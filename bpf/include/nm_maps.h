@@ -197,6 +197,7 @@ struct nm_anchors {
 	enum nm_event_kind event_kind;
 	enum nm_icmp_error icmp_error;
 	enum nm_transport transport;
+	enum nm_app app;
 };
 const volatile struct nm_anchors nm_anchors __weak;
 

@@ -193,13 +193,37 @@ struct nm_timing {
 	u32 answer_us;	   /* SYN to SYN+ACK; 0 = not measured */
 	u32 first_byte_us; /* first payload of the opener to the first of the other side; 0 = not measured */
 	u32 request_us;	   /* when the request that waits passed, low bits of CLOCK_MONOTONIC; 0 = none waits */
-	u8 app;		   /* enum nm_app */
+	u8 app;		   /* enum nm_app | NM_APP_UNSURE */
 	u8 app_tries[2];   /* payloads of each side that were looked at */
 	u8 app_detail;	   /* by protocol: TLS minor version + 1 */
 	u16 zero_windows[2];
 	u16 repeat_bursts[2]; /* three or more acknowledgements repeated in a row */
 };
 _Static_assert(sizeof(struct nm_timing) == 64, "one cache line");
+
+/* Application protocols, told by content. */
+enum nm_app {
+	NM_APP_NONE, /* nothing recognised (yet) */
+	NM_APP_HTTP, /* HTTP/1 */
+	NM_APP_HTTP2,
+	NM_APP_GRPC, /* HTTP/2 whose first request or response is of type application/grpc */
+	NM_APP_TLS,
+	NM_APP_DNS,
+	NM_APP_MYSQL,
+	NM_APP_POSTGRESQL,
+	NM_APP_REDIS,
+	NM_APP_KAFKA,
+	NM_APP_MONGODB,
+	NM_APP_AMQP,
+	NM_APP_MQTT,
+	NM_APP_SSH,
+	NM_APP_QUIC,
+	NM_APP_MEMCACHED,
+	NM_APP_NATS,
+	NM_APPS,
+};
+
+#define NM_APP_UNSURE 0x80 /* bit of nm_timing.app: one side looks like it, the other has to agree; told to nobody */
 
 #define NM_LANES 12 /* buckets of the histogram of round trips */
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
+use super::app::App;
 use super::key::{FlowKey, Protocol};
 use super::record::{Direction, Status};
 use super::tunnel::Tunnel;
@@ -67,6 +68,7 @@ impl Fold {
         whole.total.bytes_received += update.delta.bytes_received;
         whole.end_ns = whole.end_ns.max(flow.end_ns);
         whole.state = flow.state;
+        whole.app = whole.app.filter(|app| *app != App::Unknown).or(flow.app);
         whole.opener_seen &= flow.opener_seen;
         whole.reset_by_opener = whole.reset_by_opener.or(flow.reset_by_opener);
         whole.handshake_us = whole.handshake_us.into_iter().chain(update.handshake_us).min();

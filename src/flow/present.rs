@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::app::App;
 use super::key::Protocol;
 use super::measured::{Measured, Side};
-use super::record::{End, Endpoint, FlowDrops, FlowRecord, IcmpDetail, TcpDetail, TcpSide};
+use super::record::{End, Endpoint, FlowDrops, FlowRecord, IcmpDetail, TcpDetail, TcpSide, TlsDetail};
 use super::update::Flow;
 use super::verdict::{ending, flag_letters};
 use crate::clock::WallClock;
@@ -28,6 +29,7 @@ impl Presenter {
     pub fn record(&self, flow: &Flow) -> FlowRecord {
         let protocol = flow.key.protocol;
         let has_ports = matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
+        let app = flow.app.filter(|app| *app != App::Unknown);
         let end = |address: std::net::SocketAddr, has_port: bool| {
             Endpoint::bare(address.ip(), has_port.then_some(address.port()))
         };
@@ -54,7 +56,14 @@ impl Presenter {
             icmp_errors: flow.icmp_errors.iter().collect(),
             first_byte_us: flow.measured.and_then(|measured| measured.first_byte_us).map(u64::from),
             drops: self.drops.get(&flow.id).cloned(),
-            app_protocol: None,
+            app_protocol: app.map(|app| app.name().into()),
+            app_guess: if app.is_some() { None } else { App::by_port(protocol, flow.key.dst.port()) }
+                .map(|app| app.name().into()),
+            tls: (flow.app == Some(App::Tls)).then(|| TlsDetail {
+                version: flow.tls_version.map(|version| version.name().into()),
+                sni: None,
+                alpn: None,
+            }),
             interfaces: flow
                 .seen_on
                 .iter()

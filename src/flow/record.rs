@@ -293,6 +293,17 @@ pub struct FlowDrops {
     pub last_reason: String,
 }
 
+/// What only TLS can tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsDetail {
+    /// Version that the server has chosen, like `1.3`.
+    pub version: Option<String>,
+    /// Server name that the client asked for; `null` unless `features.protocol_detection.tls_names` is on.
+    pub sni: Option<String>,
+    /// Application protocol that the client offers first; `null` as before.
+    pub alpn: Option<String>,
+}
+
 /// One conversation, both directions. `src` opened it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FlowRecord {
@@ -341,8 +352,12 @@ pub struct FlowRecord {
     pub first_byte_us: Option<u64>,
     /// Packets of it that the kernel dropped; `null` if none is known.
     pub drops: Option<FlowDrops>,
-    /// Application protocol.
+    /// Application protocol, told by content.
     pub app_protocol: Option<String>,
+    /// A guess by the port of `dst` when content told nothing.
+    pub app_guess: Option<String>,
+    /// TLS only.
+    pub tls: Option<TlsDetail>,
     /// Interfaces that saw it, the one that counts it first.
     pub interfaces: Vec<String>,
     /// The tunnel that it was first seen in, with `capture.decapsulate`; a flow that goes bare is `null`.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::app::{App, TlsVersion};
 use super::key::FlowKey;
 use super::measured::{Measured, NewRtts};
 use super::record::{Direction, IcmpErrors, Reason, State, Status};
@@ -73,6 +74,10 @@ pub struct Flow {
     pub reset_by_opener: Option<bool>,
     /// Round trips and the like; `None` when `features.latency_tracking` is off.
     pub measured: Option<Measured>,
+    /// Application protocol; `None` without payload, or when `features.protocol_detection` is off.
+    pub app: Option<App>,
+    /// Version that the server has chosen, TLS only.
+    pub tls_version: Option<TlsVersion>,
     /// Type and code of the first packet, ICMP only.
     pub icmp: Option<(u8, u8)>,
     /// ICMP errors that quoted it.
@@ -104,6 +109,8 @@ impl Flow {
             handshake_us: None,
             reset_by_opener: None,
             measured: None,
+            app: None,
+            tls_version: None,
             icmp: None,
             icmp_errors: IcmpErrors::default(),
             opener_seen: true,

@@ -3,9 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::skeleton::types::{
-    nm_cold, nm_drop_key, nm_event, nm_event_kind, nm_flow_drops, nm_icmp_error, nm_interface, nm_tunnel,
+    nm_app, nm_cold, nm_drop_key, nm_event, nm_event_kind, nm_flow_drops, nm_icmp_error, nm_interface,
+    nm_timing, nm_tunnel,
 };
 use super::table::Snapshot;
+use crate::flow::app::{App, TlsVersion};
 use crate::flow::key::{FlowKey, Protocol};
 use crate::flow::measured::{Measured, Rtt, Side};
 use crate::flow::record::{IcmpError, IcmpErrors};
@@ -165,6 +167,35 @@ pub fn measured(snapshot: &Snapshot) -> Measured {
         answer_us: known(timing.answer_us),
         first_byte_us: known(timing.first_byte_us),
     }
+}
+
+/// The application protocol of a flow; `None` if no payload was looked at.
+pub fn app(timing: &nm_timing) -> Option<App> {
+    const APPS: [(nm_app, App); 16] = [
+        (nm_app::NM_APP_HTTP, App::Http),
+        (nm_app::NM_APP_HTTP2, App::Http2),
+        (nm_app::NM_APP_GRPC, App::Grpc),
+        (nm_app::NM_APP_TLS, App::Tls),
+        (nm_app::NM_APP_DNS, App::Dns),
+        (nm_app::NM_APP_MYSQL, App::Mysql),
+        (nm_app::NM_APP_POSTGRESQL, App::Postgresql),
+        (nm_app::NM_APP_REDIS, App::Redis),
+        (nm_app::NM_APP_KAFKA, App::Kafka),
+        (nm_app::NM_APP_MONGODB, App::Mongodb),
+        (nm_app::NM_APP_AMQP, App::Amqp),
+        (nm_app::NM_APP_MQTT, App::Mqtt),
+        (nm_app::NM_APP_SSH, App::Ssh),
+        (nm_app::NM_APP_QUIC, App::Quic),
+        (nm_app::NM_APP_MEMCACHED, App::Memcached),
+        (nm_app::NM_APP_NATS, App::Nats),
+    ];
+    let known = APPS.iter().find(|(number, _)| number.0 == u32::from(timing.app)).map(|(_, app)| *app);
+    known.or((timing.app_tries != [0, 0]).then_some(App::Unknown))
+}
+
+/// The version that a TLS server has chosen.
+pub fn tls_version(timing: &nm_timing) -> Option<TlsVersion> {
+    (app(timing) == Some(App::Tls)).then(|| TlsVersion::of_minor(timing.app_detail.checked_sub(1)?)).flatten()
 }
 
 /// A place where packets are seen: an interface and one of its hooks, packed as `ifindex << 1 | hook`.
