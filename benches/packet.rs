@@ -2,6 +2,7 @@
 //! same run. Needs root. `cargo bench --bench packet [-- PART OF A NAME]`; benches/README.md says how to read it.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+use netmon::flow::app::App;
 use netmon::kernel::object::{Features, Object, Options, TestProgram};
 use netmon::kernel::table::Table;
 
@@ -60,7 +61,7 @@ fn levels() -> [(&'static str, Features); 3] {
     let all = |precise| Features {
         timing: Some(vec![100, 500, 1000, 5000]),
         precise,
-        protocol: true,
+        protocols: App::KNOWN.to_vec(),
         who: true,
         ..Features::default()
     };

@@ -209,7 +209,7 @@ fn features(config: &Config) -> Features {
             .then(|| latency.histogram_buckets.iter().map(|ms| (ms * 1e3).round() as u32).collect()),
         hardware: config.capture.timestamp_source == TimestampSource::Hardware,
         precise: latency.precision == Precision::High,
-        protocol: config.features.protocol_detection.enabled,
+        protocols: config.features.protocol_detection.apps(),
         who: config.features.process_attribution.enabled,
         tunnels: (!config.capture.decapsulate.is_empty()).then(|| LookInto {
             kinds: config.capture.decapsulate.clone(),

@@ -6,6 +6,7 @@
 mod frame;
 
 use frame::{Ipv4, ethernet, extension, fragment6, icmp, ipv6, padded, tag, tcp, udp};
+use netmon::flow::app::App;
 use netmon::kernel::decode;
 use netmon::kernel::object::{Features, Object, Options, TestProgram};
 use netmon::kernel::stats::Outcome;
@@ -38,7 +39,7 @@ impl Bench {
             Features {
                 timing: Some(vec![100, 1000, 10_000]),
                 precise: true,
-                protocol: true,
+                protocols: App::KNOWN.to_vec(),
                 who: true,
                 ..Features::default()
             },

@@ -7,6 +7,7 @@ mod frame;
 
 use frame::{Ipv4, ethernet, icmp};
 use netmon::collector::ledger::{self, Context};
+use netmon::flow::app::App;
 use netmon::flow::measured::Measured;
 use netmon::flow::record::{Ending, IcmpError, Reason, State};
 use netmon::flow::update::Flow;
@@ -48,7 +49,7 @@ impl Wire {
         Self::with(Features {
             timing: Some(vec![1000]),
             precise,
-            protocol: true,
+            protocols: App::KNOWN.to_vec(),
             who: true,
             ..Features::default()
         })

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use frame::{Ipv4, ethernet, extension, fragment6, icmp, ipv6, padded, tag, tcp, udp};
 use netmon::collector::ledger::{self, Context};
+use netmon::flow::app::App;
 use netmon::flow::record::IcmpError;
 use netmon::flow::tunnel::TunnelKind;
 use netmon::flow::update::Flow;
@@ -38,7 +39,7 @@ impl Bench {
         let features = Features {
             timing,
             precise: knowing,
-            protocol: knowing,
+            protocols: if knowing { App::KNOWN.to_vec() } else { Vec::new() },
             who: knowing,
             tunnels,
             ..Features::default()

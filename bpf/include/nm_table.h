@@ -18,6 +18,11 @@ static __always_inline struct nm_bucket *nm_bucket_at(u32 table, u32 index)
 	return inner ? bpf_map_lookup_elem(inner, &index) : NULL;
 }
 
+static __always_inline struct nm_wide *nm_wide_at(const struct nm_place *at)
+{
+	return (struct nm_wide *)nm_bucket_at(at->table, at->bucket);
+}
+
 /* The two buckets of a tag: the low and the next 31 bits, scaled to the table. */
 static __always_inline u32 nm_first_bucket(u64 tag, u32 buckets)
 {

@@ -11,8 +11,7 @@
 #ifndef NM_TIMING_H
 #define NM_TIMING_H
 
-#include "nm_packet.h"
-#include "nm_table.h"
+#include "nm_app.h"
 
 #define NM_SAMPLE_TICKS	   191 /* normal precision: a side waits 200 ms, so a flow takes ten samples a second */
 #define NM_REORDER_TICKS   3   /* a gap filled sooner than this was made by reordering, later by loss */
@@ -36,11 +35,6 @@ static __always_inline u64 nm_hardware_us(struct __sk_buff *skb)
 	if (!(nm_features & NM_FEATURE_HARDWARE) || !bpf_core_field_exists(skb->hwtstamp))
 		return 0;
 	return skb->hwtstamp / 1000;
-}
-
-static __always_inline struct nm_wide *nm_wide_at(const struct nm_place *at)
-{
-	return (struct nm_wide *)nm_bucket_at(at->table, at->bucket);
 }
 
 /* The timestamps option of the packet in hand: value, echo. Most often two NOPs and then it (RFC 7323 appendix A). */
@@ -351,13 +345,14 @@ NM_GLOBAL int nm_echo(struct __sk_buff *skb, u32 side)
 	return 0;
 }
 
-/* The first payloads of a flow: how long the opener waited for an answer. */
+/* The first payloads of a flow: how long the opener waited for an answer, and what they speak. */
 NM_GLOBAL int nm_first_payload(struct __sk_buff *skb, u32 side)
 {
 	struct nm_scratch *scratch = nm_in_hand();
 	struct nm_timing *timing;
 	struct nm_wide *wide;
 	u32 slot, now_us;
+	bool timed;
 	u8 opener;
 
 	if (!scratch)
@@ -379,7 +374,10 @@ NM_GLOBAL int nm_first_payload(struct __sk_buff *skb, u32 side)
 			timing->request_us = 0;
 		}
 	}
-	if (side == opener || timing->first_byte_us)
+	timed = side == opener || !(nm_features & NM_FEATURE_TIMING) || timing->first_byte_us;
+	if (nm_features & NM_FEATURE_PROTOCOL && !nm_recognise(skb, side))
+		return 0;
+	if (timed)
 		wide->track[slot].side[side].marks |= NM_SIDE_KNOWN;
 	return 0;
 }

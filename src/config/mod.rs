@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::flow::app::App;
 use crate::flow::tunnel::TunnelKind;
 
 pub use error::{ConfigError, ConfigErrors};
@@ -185,6 +186,15 @@ section!(
     /// `features.protocol_detection`
     ProtocolDetection { enabled: bool = "On or off.", protocols: Vec<String> = "What to look for." }
 );
+
+impl ProtocolDetection {
+    /// What is looked for; nothing when it is off.
+    pub fn apps(&self) -> Vec<App> {
+        let asked = |app: &&App| self.enabled && self.protocols.iter().any(|name| name == app.name());
+        App::KNOWN.iter().filter(asked).copied().collect()
+    }
+}
+
 section!(
     /// `features.latency_tracking`
     LatencyTracking {

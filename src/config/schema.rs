@@ -1,5 +1,6 @@
 //! The table of keys: path, type, default, meaning and cost of every setting.
 
+use crate::flow::app::App;
 use crate::flow::tunnel::TunnelKind;
 
 /// What a key holds.
@@ -73,10 +74,6 @@ const fn key(path: &'static str, kind: Kind, default: &'static str, meaning: &'s
     Key { path, kind, default, meaning }
 }
 
-/// Application protocols that can be told apart.
-pub const PROTOCOLS: &[&str] =
-    &["http", "http2", "grpc", "tls", "dns", "mysql", "postgresql", "redis", "kafka", "ssh", "quic"];
-
 /// Tunnels that can be looked into.
 pub const TUNNELS: &[&str] = &[TunnelKind::Vxlan.name(), TunnelKind::Geneve.name()];
 
@@ -129,8 +126,8 @@ pub const KEYS: &[Key] = &[
     key("features.protocol_detection.enabled", Kind::Bool, "true", "recognise application protocols"),
     key(
         "features.protocol_detection.protocols",
-        Kind::Words(PROTOCOLS),
-        "[http, http2, grpc, tls, dns, mysql, postgresql, redis, kafka, ssh, quic]",
+        Kind::Words(App::NAMES),
+        "[http, http2, grpc, tls, dns, mysql, postgresql, redis, kafka, mongodb, amqp, mqtt, ssh, quic, memcached, nats]",
         "protocols to recognise",
     ),
     key("features.latency_tracking.enabled", Kind::Bool, "true", "measure latency"),

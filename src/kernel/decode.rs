@@ -169,27 +169,33 @@ pub fn measured(snapshot: &Snapshot) -> Measured {
     }
 }
 
+/// The number of an application protocol in the programs (`enum nm_app`).
+pub fn app_number(app: App) -> u32 {
+    let number = match app {
+        App::Http => nm_app::NM_APP_HTTP,
+        App::Http2 => nm_app::NM_APP_HTTP2,
+        App::Grpc => nm_app::NM_APP_GRPC,
+        App::Tls => nm_app::NM_APP_TLS,
+        App::Dns => nm_app::NM_APP_DNS,
+        App::Mysql => nm_app::NM_APP_MYSQL,
+        App::Postgresql => nm_app::NM_APP_POSTGRESQL,
+        App::Redis => nm_app::NM_APP_REDIS,
+        App::Kafka => nm_app::NM_APP_KAFKA,
+        App::Mongodb => nm_app::NM_APP_MONGODB,
+        App::Amqp => nm_app::NM_APP_AMQP,
+        App::Mqtt => nm_app::NM_APP_MQTT,
+        App::Ssh => nm_app::NM_APP_SSH,
+        App::Quic => nm_app::NM_APP_QUIC,
+        App::Memcached => nm_app::NM_APP_MEMCACHED,
+        App::Nats => nm_app::NM_APP_NATS,
+        App::Unknown => nm_app::NM_APP_NONE,
+    };
+    number.0
+}
+
 /// The application protocol of a flow; `None` if no payload was looked at.
 pub fn app(timing: &nm_timing) -> Option<App> {
-    const APPS: [(nm_app, App); 16] = [
-        (nm_app::NM_APP_HTTP, App::Http),
-        (nm_app::NM_APP_HTTP2, App::Http2),
-        (nm_app::NM_APP_GRPC, App::Grpc),
-        (nm_app::NM_APP_TLS, App::Tls),
-        (nm_app::NM_APP_DNS, App::Dns),
-        (nm_app::NM_APP_MYSQL, App::Mysql),
-        (nm_app::NM_APP_POSTGRESQL, App::Postgresql),
-        (nm_app::NM_APP_REDIS, App::Redis),
-        (nm_app::NM_APP_KAFKA, App::Kafka),
-        (nm_app::NM_APP_MONGODB, App::Mongodb),
-        (nm_app::NM_APP_AMQP, App::Amqp),
-        (nm_app::NM_APP_MQTT, App::Mqtt),
-        (nm_app::NM_APP_SSH, App::Ssh),
-        (nm_app::NM_APP_QUIC, App::Quic),
-        (nm_app::NM_APP_MEMCACHED, App::Memcached),
-        (nm_app::NM_APP_NATS, App::Nats),
-    ];
-    let known = APPS.iter().find(|(number, _)| number.0 == u32::from(timing.app)).map(|(_, app)| *app);
+    let known = App::KNOWN.iter().copied().find(|app| app_number(*app) == u32::from(timing.app));
     known.or((timing.app_tries != [0, 0]).then_some(App::Unknown))
 }
 

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
@@ -17,6 +17,7 @@ use super::drops::{self, Drops, Watch};
 use super::skeleton::types::nm_transport;
 use super::skeleton::{NetmonSkel, NetmonSkelBuilder};
 use super::table::{Layout, Table, word};
+use crate::flow::app::App;
 use crate::flow::measured::LANES;
 use crate::flow::tunnel::TunnelKind;
 
@@ -70,8 +71,8 @@ pub struct Features {
     pub precise: bool,
     /// Round trips by the network card's stamps where it gives them.
     pub hardware: bool,
-    /// Application protocols.
-    pub protocol: bool,
+    /// Application protocols, those that may be told.
+    pub protocols: Vec<App>,
     /// Processes and cgroups of local ends.
     pub who: bool,
     /// Tunnels whose inner packets are counted.
@@ -91,7 +92,7 @@ impl Features {
     fn bits(&self) -> u32 {
         u32::from(self.timing.is_some())
             | u32::from(self.precise && self.timing.is_some()) << 1
-            | u32::from(self.protocol) << 2
+            | u32::from(!self.protocols.is_empty()) << 2
             | u32::from(self.who) << 3
             | u32::from(self.hardware && self.timing.is_some()) << 4
     }
@@ -189,6 +190,8 @@ impl Object {
                 *key = u64::from_ne_bytes(*bytes);
             }
             rodata.nm_features = options.features.bits();
+            rodata.nm_apps =
+                options.features.protocols.iter().fold(0, |set, app| set | 1 << decode::app_number(*app));
             rodata.nm_bounds_us = [u32::MAX; LANES - 1];
             for (bound, us) in rodata.nm_bounds_us.iter_mut().zip(options.features.timing.iter().flatten()) {
                 *bound = *us;
@@ -354,6 +357,12 @@ impl Object {
         let times = fds.iter().chain(&drop).filter_map(|fd| fdinfo(fd.as_raw_fd(), "run_time_ns:"));
         let sum = times.sum();
         (sum > 0).then_some(sum)
+    }
+
+    /// Instructions that the verifier went through for each attached program; `None` before Linux 5.16.
+    pub fn verified_instructions(&self) -> Option<[u64; 2]> {
+        let count = |fd: BorrowedFd<'_>| fdinfo(fd.as_raw_fd(), "verified_insns:");
+        Some([count(self.skel.progs.nm_ingress.as_fd())?, count(self.skel.progs.nm_egress.as_fd())?])
     }
 
     /// Kernel memory of all maps but the tables, bytes, as the kernel accounts it (`memlock` in fdinfo).
