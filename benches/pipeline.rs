@@ -110,6 +110,7 @@ fn pipeline(c: &mut Criterion) {
         interfaces: Arc::new(HashMap::from([(2, "eth0".to_owned())])),
         sampling_rate: 1.0,
         drops: Arc::default(),
+        names: None,
     };
     group.throughput(Throughput::Elements(1));
     group.bench_function("a record as JSON", |b| {
@@ -119,6 +120,7 @@ fn pipeline(c: &mut Criterion) {
     let exporter = Exporter::new(
         Arc::new(Mutex::new(metrics)),
         Arc::new(Mutex::new(Detector::new(detect::Settings::default()))),
+        None,
         Arc::new(|| Some(KernelStats::default())),
         "/proc",
     );

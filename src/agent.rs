@@ -4,6 +4,7 @@
 //! interfaces. Stop: interfaces, collector (detaches and tells the last), sinks, servers.
 
 use std::ops::ControlFlow;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,11 +22,15 @@ use crate::config::cli::Mode;
 use crate::config::{Attach, Config, Precision, Switch, TimestampSource, TransportChoice};
 use crate::detect::alert::AlertRecord;
 use crate::detect::{self, Detector, services};
+use crate::enrich::Host;
+use crate::enrich::tree::Tree;
 use crate::flow::cidr::Cidr;
 use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
+use crate::flow::who::Names;
 use crate::interfaces::{Event, Follower, Selection};
 use crate::kernel::attach::Method;
+use crate::kernel::names::Named;
 use crate::kernel::object::{Features, LookInto, Object, Options, Transport};
 use crate::kernel::stats::DropStats;
 use crate::sink::feed::{self, Feed};
@@ -51,6 +56,15 @@ struct State {
     started: Timestamp,
     sampling_rate: f64,
     folds: bool,
+    names: Option<Arc<Host>>,
+    naming: Naming,
+}
+
+/// What keeps sockets named, and what is missing of it.
+#[derive(Debug, Default)]
+struct Naming {
+    _held: Option<Named>,
+    notes: Vec<String>,
 }
 
 /// Runs until `stop` is over.
@@ -87,6 +101,11 @@ pub async fn run(
     })
     .await
     .context("load the eBPF programs")??;
+    let (names, naming) = if config.features.process_attribution.enabled {
+        name_sockets(&object).context("start looking for names")?
+    } else {
+        (None, Naming::default())
+    };
 
     let settings = Settings {
         max_flows: config.max_flows(),
@@ -127,6 +146,7 @@ pub async fn run(
         Arc::clone(&metrics),
         Arc::clone(&history),
         Arc::clone(&detector),
+        names.clone(),
         updates.clone(),
         batch_size,
         fold_every,
@@ -144,6 +164,8 @@ pub async fn run(
         started: Timestamp::now(),
         sampling_rate: config.capture.sampling_rate,
         folds: config.flow.aggregation,
+        names: names.clone(),
+        naming,
     });
 
     let (over, ending) = watch::channel(());
@@ -164,7 +186,8 @@ pub async fn run(
         let listener = http::listen(address, config.export.prometheus.port).await?;
         tracing::info!(address = %listener.local_addr().context("ask for the metrics port")?, "serving metrics");
         let handle = collector.handle();
-        let exporter = Arc::new(Exporter::new(metrics, detector, Arc::new(move || handle.stats()), "/proc"));
+        let exporter =
+            Arc::new(Exporter::new(metrics, detector, names, Arc::new(move || handle.stats()), "/proc"));
         servers.push(tokio::spawn(http::serve(listener, exporter, readiness.clone(), ended())));
     }
     tracing::info!(socket = %config.api.socket, "serving netmon-cli");
@@ -216,6 +239,33 @@ fn features(config: &Config) -> Features {
             flows: u32::try_from(config.max_flows()).unwrap_or(u32::MAX),
         }),
     }
+}
+
+/// Names the sockets of this host, as far as that is possible.
+fn name_sockets(object: &Object) -> std::io::Result<(Option<Arc<Host>>, Naming)> {
+    let Some(reader) = object.name_reader() else { return Ok((None, Naming::default())) };
+    let mut naming = Naming::default();
+    let tree = Tree::find(Path::new("/proc/self/mountinfo"));
+    match tree.as_ref().map(|tree| object.name_sockets(tree.folder().as_fd())) {
+        None => naming.notes.push(
+            "processes are not known, only cgroups: the root of the cgroup2 tree is not mounted here (in a container: \
+             mount the host's /sys/fs/cgroup)"
+                .into(),
+        ),
+        Some(Err(error)) => naming.notes.push(format!(
+            "processes are not known, only cgroups: cgroup/sock_create can't be attached ({error}); Linux 5.10 or later?"
+        )),
+        Some(Ok(named)) => {
+            if let Err(error) = &named.older {
+                naming.notes.push(format!(
+                    "sockets that are older than the agent are known by cgroup only: no iterator over them ({error}); \
+                     Linux 5.11 or later?"
+                ));
+            }
+            naming._held = Some(named);
+        }
+    }
+    Ok((Some(Arc::new(Host::start(Box::new(reader), tree)?)), naming))
 }
 
 /// Tells the collector which interfaces come and go.
@@ -320,6 +370,7 @@ impl Source for State {
             || vec!["the collector does not answer".into()],
             |report| notes(report, self.sampling_rate),
         );
+        notes.extend(self.naming.notes.iter().cloned());
         notes.push("loopback traffic is not watched unless `lo` is named in capture.interfaces".into());
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -377,6 +428,7 @@ impl Source for State {
             interfaces: self.collector.interface_names(),
             sampling_rate: self.sampling_rate,
             drops: Arc::new(self.collector.flow_drops()),
+            names: self.names.clone().map(|names| names as Arc<dyn Names>),
         }
     }
 

@@ -10,6 +10,7 @@
 //! - [`kernel`]: the only room with `unsafe` and libbpf. Says what the kernel says.
 //! - [`collector`]: owns the kernel side and the books of all flows.
 //! - [`flow`]: what a flow is, what became of it, how it is told. Pure.
+//! - [`enrich`]: who is at the ends of flows: processes, systemd units, containers.
 //! - [`detect`]: signs of attack in what flows do. Pure.
 //! - [`sink`]: what becomes of updates.
 //! - [`api`] and [`cli`]: the control socket, its two ends.
@@ -27,6 +28,7 @@ pub mod clock;
 pub mod collector;
 pub mod config;
 pub mod detect;
+pub mod enrich;
 pub mod flow;
 pub mod interfaces;
 pub mod kernel;

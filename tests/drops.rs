@@ -226,11 +226,15 @@ fn tracing_programs(agent: &Agent<'_>) -> usize {
 #[test]
 fn drop_monitoring_can_be_switched_off() {
     let net = pair(Net::new(&["a", "b"]));
-    let agent = Agent::start(&net, "a", QUICK);
+    let alone = |drops: bool| {
+        format!(
+            "{QUICK}\nfeatures: {{ drop_monitoring: {{ enabled: {drops} }}, process_attribution: {{ enabled: false }} }}"
+        )
+    };
+    let agent = Agent::start(&net, "a", &alone(true));
     assert_eq!(tracing_programs(&agent), 1);
     agent.stop();
-    let off = format!("{QUICK}\nfeatures: {{ drop_monitoring: {{ enabled: false }} }}");
-    let agent = Agent::start(&net, "a", &off);
+    let agent = Agent::start(&net, "a", &alone(false));
     assert_eq!(tracing_programs(&agent), 0, "a program that is not wanted is not loaded");
     send_udp(&net, "b", "10.61.1.1", 61040, 3, 1);
     agent.assert_law();
@@ -244,6 +248,7 @@ fn drop_monitoring_can_be_switched_off() {
 #[test]
 fn a_kernel_that_can_not_tell_drops_is_watched_without_them() {
     let net = pair(Net::new(&["a", "b"]));
+    let alone = format!("{QUICK}\nfeatures: {{ process_attribution: {{ enabled: false }} }}");
     let folder = tempfile::tempdir().unwrap();
     let btf = std::fs::read("/sys/kernel/btf/vmlinux").unwrap();
     for (name, said) in [
@@ -258,7 +263,7 @@ fn a_kernel_that_can_not_tell_drops_is_watched_without_them() {
         let file = folder.path().join(name);
         std::fs::write(&file, changed).unwrap();
         let mount = format!("mount --bind {} /sys/kernel/btf/vmlinux", file.display());
-        let agent = Agent::start_after(&net, "a", QUICK, &mount);
+        let agent = Agent::start_after(&net, "a", &alone, &mount);
         assert_eq!(tracing_programs(&agent), 0);
         send_udp(&net, "b", "10.61.1.1", 61050, 3, 1);
         agent.assert_law();

@@ -198,6 +198,8 @@ struct nm_anchors {
 	enum nm_icmp_error icmp_error;
 	enum nm_transport transport;
 	enum nm_app app;
+	struct nm_name name;
+	struct nm_path path;
 };
 const volatile struct nm_anchors nm_anchors __weak;
 

@@ -12,6 +12,7 @@
 #define NM_TIMING_H
 
 #include "nm_app.h"
+#include "nm_who.h"
 
 #define NM_SAMPLE_TICKS	   191 /* normal precision: a side waits 200 ms, so a flow takes ten samples a second */
 #define NM_REORDER_TICKS   3   /* a gap filled sooner than this was made by reordering, later by loss */
@@ -387,9 +388,14 @@ static __always_inline void nm_know(struct __sk_buff *skb, struct nm_bucket *buc
 				    u32 side, u64 before, u32 now_ticks)
 {
 	const struct nm_packet *p = &scratch->packet;
-	const struct nm_track *track = &((struct nm_wide *)bucket)->track[scratch->at.slot & (NM_SLOTS - 1)];
+	u32 slot = scratch->at.slot & (NM_SLOTS - 1);
+	const struct nm_track *track = &((struct nm_wide *)bucket)->track[slot];
+	const u32 *who = ((struct nm_wide *)bucket)->detail[slot].who;
 	bool tcp = p->protocol == IPPROTO_TCP;
 
+	side &= 1;
+	if (nm_features & NM_FEATURE_WHO && before < NM_WHO_PACKETS && (!who[side] || (!tcp && !who[!side])))
+		nm_ask_who(skb, side, bucket->hot[slot].owner[side]);
 	if (nm_features & NM_FEATURE_TIMING) {
 		if (tcp)
 			nm_follow(skb, bucket, scratch, side, now_ticks);
@@ -397,7 +403,7 @@ static __always_inline void nm_know(struct __sk_buff *skb, struct nm_bucket *buc
 			nm_echo(skb, side);
 	}
 	if (nm_features & (NM_FEATURE_TIMING | NM_FEATURE_PROTOCOL) && p->payload_bytes &&
-	    (tcp ? !(track->side[side & 1].marks & NM_SIDE_KNOWN) : before < NM_FIRST_DATAGRAMS))
+	    (tcp ? !(track->side[side].marks & NM_SIDE_KNOWN) : before < NM_FIRST_DATAGRAMS))
 		nm_first_payload(skb, side);
 }
 

@@ -67,6 +67,7 @@ enum nm_kind {
 	NM_KIND_TUNNEL_BUNDLE,	  /* the same: a super-packet of datagrams that hold a packet each */
 	NM_KIND_TUNNEL_NESTED,	  /* the same: a tunnel in the tunnel */
 	NM_KIND_TUNNEL_UNMARKED,  /* flow: no room to note the tunnel that it was seen in */
+	NM_KIND_NAME_LOST,	  /* socket: no room or memory for its name */
 	NM_KINDS,
 };
 
@@ -233,12 +234,34 @@ struct nm_detail {
 	u64 lanes_sum_us;	 /* their sum; the same */
 	u32 retransmits[2];	 /* segments; atomic adds */
 	u32 out_of_order[2];
-	u32 who[2];	/* process of the side's socket (key of nm_names), or its cgroup | NM_WHO_CGROUP; 0 = unknown */
+	u32 who[2];	/* key of nm_names, or number of a cgroup, with NM_WHO_ flags; 0 = unknown */
 	u32 srtt_us[2]; /* what the side's own kernel thinks; 0 = not a local socket */
 };
 _Static_assert(sizeof(struct nm_detail) == 64, "one cache line");
 
-#define NM_WHO_CGROUP (1U << 31)
+#define NM_WHO_CGROUP (1U << 31) /* the low bits of a cgroup's number: the socket's name is not known */
+#define NM_WHO_FOUND  (1U << 30) /* the socket was found by its ports: valid if the address is one of this host's */
+#define NM_WHO_FLAGS  (NM_WHO_CGROUP | NM_WHO_FOUND)
+
+/* A process with sockets, as it was when it made one. */
+struct nm_name {
+	u64 cgroup; /* number in the cgroup2 tree */
+	u32 tgid;   /* in the first PID namespace */
+	u32 pad;
+	char comm[16]; /* of the thread group's leader */
+};
+_Static_assert(sizeof(struct nm_name) == 32, "no padding");
+
+#define NM_LEVELS      8
+#define NM_LEVEL_BYTES 128
+
+/* Where a cgroup is: its name, its parent's, and so on, each filled up with 0. What is beyond the levels or the bytes is left out. */
+struct nm_path {
+	u32 levels;	 /* how many names are valid, at least 1; 0 = they are being written */
+	u32 level_bytes; /* of each */
+	char names[NM_LEVELS * NM_LEVEL_BYTES];
+};
+_Static_assert(sizeof(struct nm_path) == 8 + NM_LEVELS * NM_LEVEL_BYTES, "no padding");
 
 #define NM_FEATURE_TIMING   0x01 /* latency_tracking: sequences, round trips, first bytes */
 #define NM_FEATURE_PRECISE  0x02 /* latency_tracking.precision: every segment */

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::flow::cidr::Cidr;
 use crate::flow::key::Protocol;
-use crate::flow::record::{FlowRecord, Reason, Status};
+use crate::flow::record::{Endpoint, FlowRecord, Reason, Status};
 use crate::flow::update::Flow;
 
 /// Order of a dump.
@@ -54,6 +54,10 @@ pub struct Filter {
     pub unit: Option<String>,
     /// Virtual network of its tunnel.
     pub vni: Option<u32>,
+    /// Either end's process: its name or id.
+    pub process: Option<String>,
+    /// Either end's container: its name, or the beginning of its id.
+    pub container: Option<String>,
     /// Application protocol.
     pub app: Option<String>,
     /// At most so many.
@@ -90,6 +94,8 @@ pub const PARAMETERS: &[(&str, &str)] = &[
     ("service", "a service name"),
     ("unit", "a systemd unit"),
     ("vni", "a virtual network's number from 0 to 16777215"),
+    ("process", "a process name or id"),
+    ("container", "a container name or the beginning of its id"),
     ("app", "an application protocol"),
     ("limit", "a number of flows"),
     ("sort", "bytes, packets, start or duration"),
@@ -131,6 +137,8 @@ impl Filter {
             "service" => text().map(|v| self.service = Some(v)),
             "unit" => text().map(|v| self.unit = Some(v)),
             "vni" => value.parse().ok().filter(|vni| *vni < 1 << 24).map(|v| self.vni = Some(v)),
+            "process" => text().map(|v| self.process = Some(v)),
+            "container" => text().map(|v| self.container = Some(v)),
             "app" => text().map(|v| self.app = Some(v)),
             "limit" => value.parse().ok().map(|v| self.limit = Some(v)),
             "sort" => match value {
@@ -165,11 +173,14 @@ impl Filter {
 
     /// Whether a record matches, once [`Self::may_match`] has let its flow through.
     pub fn matches(&self, record: &FlowRecord) -> bool {
-        let either = |wanted: &Option<String>, get: fn(&crate::flow::record::Endpoint) -> &Option<String>| {
+        let either = |wanted: &Option<String>, get: fn(&Endpoint) -> &Option<String>| {
             wanted.is_none() || get(&record.src) == wanted || get(&record.dst) == wanted
         };
-        let in_pod = |end: &crate::flow::record::Endpoint, (namespace, pod): &(String, String)| {
+        let in_pod = |end: &Endpoint, (namespace, pod): &(String, String)| {
             end.namespace.as_ref() == Some(namespace) && end.pod.as_ref() == Some(pod)
+        };
+        let some = |wanted: &Option<String>, is: fn(&Endpoint, &str) -> bool| {
+            wanted.as_ref().is_none_or(|wanted| is(&record.src, wanted) || is(&record.dst, wanted))
         };
         self.interface.as_ref().is_none_or(|name| record.interfaces.contains(name))
             && self.since.is_none_or(|since| record.end_time >= since)
@@ -178,6 +189,12 @@ impl Filter {
             && either(&self.workload, |end| &end.workload)
             && either(&self.service, |end| &end.service)
             && either(&self.unit, |end| &end.unit)
+            && some(&self.process, |end, wanted| {
+                end.process.as_deref() == Some(wanted) || end.pid.is_some_and(|pid| wanted.parse() == Ok(pid))
+            })
+            && some(&self.container, |end, wanted| {
+                end.container.as_ref().is_some_and(|container| container.starts_with(wanted))
+            })
             && self.app.as_ref().is_none_or(|app| record.app_protocol.as_ref() == Some(app))
     }
 

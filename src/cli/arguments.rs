@@ -106,6 +106,12 @@ pub struct Dump {
     /// Either end's systemd unit
     #[arg(long)]
     pub unit: Option<String>,
+    /// Either end's process: its name or id
+    #[arg(long)]
+    pub process: Option<String>,
+    /// Either end's container: its name or the beginning of its id
+    #[arg(long)]
+    pub container: Option<String>,
     /// active, ok or failed
     #[arg(long)]
     pub status: Option<String>,
@@ -151,6 +157,8 @@ impl Dump {
             ("workload", &self.workload),
             ("service", &self.service),
             ("unit", &self.unit),
+            ("process", &self.process),
+            ("container", &self.container),
             ("status", &self.status),
             ("reason", &self.reason),
             ("vni", &self.vni),

@@ -133,6 +133,7 @@ pub fn flow(snapshot: &Snapshot, context: &Context, now_ns: u64, gone: bool) -> 
             .as_ref()
             .filter(|_| decode::in_tunnel(snapshot))
             .and_then(|tunnels| tunnels.get(id(snapshot))),
+        who: decode::who(snapshot, |ip| context.addresses.contains(ip) || context.addresses.is_group(ip)),
         folded: None,
     })
 }

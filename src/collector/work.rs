@@ -649,6 +649,7 @@ impl Work {
             rtt_samples_left_out: self.object.kind(nm_kind::NM_KIND_SAMPLE_LOST),
             fragments_unmatched: self.object.kind(nm_kind::NM_KIND_FRAGMENT_ORPHAN),
             drops,
+            names_lost: self.object.kind(nm_kind::NM_KIND_NAME_LOST),
             ebpf_cpu_seconds: self.object.run_time_ns().map(|ns| ns as f64 / 1e9),
         }
     }

@@ -10,6 +10,7 @@ use super::key::{FlowKey, Protocol};
 use super::record::{Direction, Status};
 use super::tunnel::Tunnel;
 use super::update::{Change, Counters, Flow, FlowUpdate, Folded};
+use super::who::Who;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -73,6 +74,10 @@ impl Fold {
         whole.reset_by_opener = whole.reset_by_opener.or(flow.reset_by_opener);
         whole.handshake_us = whole.handshake_us.into_iter().chain(update.handshake_us).min();
         whole.icmp_errors = whole.icmp_errors.iter().chain(flow.icmp_errors.iter()).collect();
+        // A record has one name for an end, or none.
+        for (all, who) in whole.who.iter_mut().zip(flow.who) {
+            *all = if *all == who { who } else { Who::Unknown };
+        }
         for (all, flags) in whole.tcp_flags.iter_mut().zip(flow.tcp_flags) {
             *all |= flags;
         }

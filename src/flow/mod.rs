@@ -1,6 +1,7 @@
 //! Flows: what a conversation is, what became of it, and how it is told.
 //!
-//! Owns the types that every other room speaks: [`key`] (who), [`app`] (in which protocol), [`measured`] (how well), [`tunnel`] (in what), [`update`] (what the collector reports),
+//! Owns the types that every other room speaks: [`key`] (between whom), [`mod@who`] (whose sockets), [`app`] (in which protocol),
+//! [`measured`] (how well), [`tunnel`] (in what), [`update`] (what the collector reports),
 //! [`record`] (what users read), and the rules that lead from one to the next: [`verdict`], [`direction`],
 //! [`present`], [`fold`]. Pure: nothing here touches the kernel, the network or a clock.
 
@@ -17,3 +18,4 @@ mod tests;
 pub mod tunnel;
 pub mod update;
 pub mod verdict;
+pub mod who;

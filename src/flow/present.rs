@@ -9,6 +9,7 @@ use super::measured::{Measured, Side};
 use super::record::{End, Endpoint, FlowDrops, FlowRecord, IcmpDetail, TcpDetail, TcpSide, TlsDetail};
 use super::update::Flow;
 use super::verdict::{ending, flag_letters};
+use super::who::{Names, Who};
 use crate::clock::WallClock;
 
 /// What turns numbers into words.
@@ -22,6 +23,8 @@ pub struct Presenter {
     pub sampling_rate: f64,
     /// Packets that the kernel dropped, by flow.
     pub drops: Arc<HashMap<u64, FlowDrops>>,
+    /// Who is at the ends; `None` when `features.process_attribution` is off.
+    pub names: Option<Arc<dyn Names>>,
 }
 
 impl Presenter {
@@ -30,8 +33,12 @@ impl Presenter {
         let protocol = flow.key.protocol;
         let has_ports = matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
         let app = flow.app.filter(|app| *app != App::Unknown);
-        let end = |address: std::net::SocketAddr, has_port: bool| {
-            Endpoint::bare(address.ip(), has_port.then_some(address.port()))
+        let end = |address: std::net::SocketAddr, has_port: bool, who: Who| {
+            let mut end = Endpoint::bare(address.ip(), has_port.then_some(address.port()));
+            if let Some(names) = &self.names {
+                names.tell(who, &mut end);
+            }
+            end
         };
         FlowRecord {
             flow_id: format!("{:016x}", flow.id),
@@ -41,8 +48,8 @@ impl Presenter {
             start_time: self.clock.utc(flow.start_ns),
             end_time: self.clock.utc(flow.end_ns),
             duration_us: flow.end_ns.saturating_sub(flow.start_ns) / 1000,
-            src: end(flow.key.src, has_ports && flow.folded.is_none()),
-            dst: end(flow.key.dst, has_ports),
+            src: end(flow.key.src, has_ports && flow.folded.is_none(), flow.who[0]),
+            dst: end(flow.key.dst, has_ports, flow.who[1]),
             bytes_sent: flow.total.bytes_sent,
             bytes_received: flow.total.bytes_received,
             packets_sent: flow.total.packets_sent,

@@ -159,6 +159,9 @@ pub struct Endpoint {
     pub container: Option<String>,
     /// Process name.
     pub process: Option<String>,
+    /// Its id, in the host's first PID namespace.
+    #[serde(default)]
+    pub pid: Option<u32>,
 }
 
 impl Endpoint {
@@ -176,6 +179,7 @@ impl Endpoint {
             unit: None,
             container: None,
             process: None,
+            pid: None,
         }
     }
 }

@@ -11,6 +11,7 @@ use super::key::FlowKey;
 use super::measured::{Measured, NewRtts};
 use super::record::{Direction, IcmpErrors, Reason, State, Status};
 use super::tunnel::Tunnel;
+use super::who::Who;
 
 /// Packets and bytes of both directions, as on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,6 +89,8 @@ pub struct Flow {
     pub seen_on: SeenOn,
     /// The tunnel that it was seen in.
     pub tunnel: Option<Tunnel>,
+    /// Whose sockets its ends are, opener first.
+    pub who: [Who; 2],
     /// Of a record that folds several flows: how many. Its totals are those of an interval.
     pub folded: Option<Folded>,
 }
@@ -115,6 +118,7 @@ impl Flow {
             icmp_errors: IcmpErrors::default(),
             opener_seen: true,
             seen_on: [0; 4],
+            who: [Who::Unknown; 2],
             tunnel: None,
             folded: None,
         }

@@ -12,6 +12,7 @@ use crate::flow::key::{FlowKey, Protocol};
 use crate::flow::measured::{Measured, Rtt, Side};
 use crate::flow::record::{IcmpError, IcmpErrors};
 use crate::flow::tunnel::{Tunnel, TunnelKind};
+use crate::flow::who::Who;
 
 /// `NM_MARK_RESET` and `NM_MARK_RESET_BY` of `nm_hot::marks`.
 const MARK_RESET: u8 = 0x02;
@@ -202,6 +203,25 @@ pub fn app(timing: &nm_timing) -> Option<App> {
 /// The version that a TLS server has chosen.
 pub fn tls_version(timing: &nm_timing) -> Option<TlsVersion> {
     (app(timing) == Some(App::Tls)).then(|| TlsVersion::of_minor(timing.app_detail.checked_sub(1)?)).flatten()
+}
+
+/// `NM_WHO_CGROUP` and `NM_WHO_FOUND` of `nm_detail::who`.
+const WHO_CGROUP: u32 = 1 << 31;
+const WHO_FOUND: u32 = 1 << 30;
+
+/// Whose sockets the ends of the flow in a slot are, opener first. `is_local` tells whether an address is one of this host's.
+pub fn who(snapshot: &Snapshot, is_local: impl Fn(&IpAddr) -> bool) -> [Who; 2] {
+    let cold = &snapshot.cold;
+    let opener = usize::from(cold.opener & 1);
+    [opener, 1 - opener].map(|side| match snapshot.detail.who[side] {
+        0 => Who::Unknown,
+        cgroup if cgroup & WHO_CGROUP != 0 => Who::Cgroup(cgroup & !(WHO_CGROUP | WHO_FOUND)),
+        found if found & WHO_FOUND != 0 => match address(&cold.address[side], cold.family) {
+            Some(ip) if is_local(&ip) => Who::Socket(found & !WHO_FOUND),
+            _ => Who::Unknown,
+        },
+        socket => Who::Socket(socket),
+    })
 }
 
 /// A place where packets are seen: an interface and one of its hooks, packed as `ifindex << 1 | hook`.

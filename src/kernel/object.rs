@@ -103,6 +103,34 @@ impl Features {
     }
 }
 
+/// Which sockets can be named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    /// None: it is off, or the kernel refuses the program.
+    None,
+    /// Those that appear from now on.
+    New,
+    /// Those that are there already, too (5.11).
+    All,
+}
+
+/// What the rest can do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Drops,
+    OlderSockets,
+    Names,
+}
+
+/// What is left out, try by try, until the kernel takes it.
+const ATTEMPTS: [&[Part]; 5] = [
+    &[],
+    &[Part::OlderSockets],
+    &[Part::OlderSockets, Part::Names],
+    &[Part::Drops],
+    &[Part::OlderSockets, Part::Names, Part::Drops],
+];
+
 /// Why the kernel side could not be set up.
 #[derive(Debug, Error)]
 pub enum LoadError {
@@ -133,6 +161,7 @@ pub struct Object {
     /// Programs and maps.
     pub(super) skel: NetmonSkel<'static>,
     transport: Transport,
+    naming: Naming,
     features: Features,
     /// Or why drops are not told.
     pub(super) drops: Result<Watch, String>,
@@ -143,7 +172,7 @@ pub struct Object {
 unsafe impl Send for Object {}
 
 impl Object {
-    /// Loads the programs, with an empty first table of `slots` slots.
+    /// Loads the programs. What the kernel refuses, and the rest can do without, is left out.
     ///
     /// # Errors
     /// See [`LoadError`].
@@ -153,24 +182,42 @@ impl Object {
         } else {
             Err("features.drop_monitoring.enabled is false".into())
         };
-        Self::load_by(options, drops.as_ref().map_err(Clone::clone)).or_else(|error| match drops {
-            // Whatever the program of drops lacks, the rest can do without it.
-            Ok(_) => Self::load_by(options, Err(format!("the kernel refuses the program: {error}"))),
-            Err(_) => Err(error),
-        })
-    }
-
-    fn load_by(options: &Options, drops: Result<&Drops, String>) -> Result<Self, LoadError> {
-        match options.transport {
-            Some(transport) => Self::load_with(options, transport, drops),
-            None => Self::load_with(options, Transport::Ringbuf, drops.clone())
-                .or_else(|first| Self::load_with(options, Transport::Perf, drops).map_err(|_| first)),
+        let transports: &[Transport] = match options.transport {
+            Some(Transport::Ringbuf) => &[Transport::Ringbuf],
+            Some(Transport::Perf) => &[Transport::Perf],
+            None => &[Transport::Ringbuf, Transport::Perf],
+        };
+        let mut refused: Option<LoadError> = None;
+        for transport in transports {
+            for without in ATTEMPTS {
+                let drops = match &refused {
+                    Some(error) if without.contains(&Part::Drops) => {
+                        let refused = |_| Err(format!("the kernel refuses the program: {error}"));
+                        drops.as_ref().map_err(Clone::clone).and_then(refused)
+                    }
+                    _ => drops.as_ref().map_err(Clone::clone),
+                };
+                let naming = match without {
+                    _ if !options.features.who || without.contains(&Part::Names) => Naming::None,
+                    _ if without.contains(&Part::OlderSockets) => Naming::New,
+                    _ => Naming::All,
+                };
+                match Self::load_with(options, *transport, naming, drops) {
+                    Ok(object) => return Ok(object),
+                    Err(error) => drop(refused.get_or_insert(error)),
+                }
+            }
         }
+        Err(refused.unwrap_or_else(|| LoadError::Step {
+            what: "load the programs",
+            source: std::io::ErrorKind::Unsupported.into(),
+        }))
     }
 
     fn load_with(
         options: &Options,
         transport: Transport,
+        naming: Naming,
         drops: Result<&Drops, String>,
     ) -> Result<Self, LoadError> {
         let refused = |source| LoadError::Load { source, hint: load_hint() };
@@ -220,6 +267,13 @@ impl Object {
                 .set_max_entries(tunnels.flows.max(1))
                 .map_err(step("size the map of tunnels"))?;
         }
+        open.progs.nm_sock_create.set_autoload(naming != Naming::None);
+        open.progs.nm_sock_older.set_autoload(naming == Naming::All);
+        let maps = &mut open.maps;
+        let who = options.features.who;
+        maps.nm_sockets.set_autocreate(who).map_err(step("leave out a map"))?;
+        maps.nm_names.set_autocreate(who).map_err(step("leave out a map"))?;
+        maps.nm_cgroups.set_autocreate(who).map_err(step("leave out a map"))?;
         // 24 bytes an event: 16 and the record's header.
         let ring = (options.event_buffer_events.clamp(1, 1 << 26) * 24).next_power_of_two().max(4096);
         let ring = u32::try_from(ring).unwrap_or(1 << 31);
@@ -249,7 +303,7 @@ impl Object {
                 .map_err(|error| format!("the tracepoint kfree_skb can't be attached to: {error}"))?;
             Ok(Watch { drops: drops.clone(), _link: link })
         });
-        let object = Self { skel, transport, features: options.features.clone(), drops };
+        let object = Self { skel, transport, naming, features: options.features.clone(), drops };
         object
             .install(GRACE_ENTRY, &inner)
             .map_err(|source| LoadError::Step { what: "install a table", source })?;
@@ -259,6 +313,11 @@ impl Object {
     /// How events travel.
     pub fn transport(&self) -> Transport {
         self.transport
+    }
+
+    /// Which sockets can be named.
+    pub fn naming(&self) -> Naming {
+        self.naming
     }
 
     /// What the programs look at.
@@ -368,6 +427,11 @@ impl Object {
     /// Kernel memory of all maps but the tables, bytes, as the kernel accounts it (`memlock` in fdinfo).
     pub fn map_bytes(&self) -> u64 {
         let maps = &self.skel.maps;
+        let who: &[BorrowedFd<'_>] = if self.features.who {
+            &[maps.nm_sockets.as_fd(), maps.nm_names.as_fd(), maps.nm_cgroups.as_fd()]
+        } else {
+            &[]
+        };
         [
             maps.nm_tables.as_fd(),
             maps.nm_locks.as_fd(),
@@ -387,6 +451,7 @@ impl Object {
             maps.rodata.as_fd(),
         ]
         .iter()
+        .chain(who)
         .map(|fd| accounted_bytes(fd.as_raw_fd()))
         .sum()
     }

@@ -180,6 +180,9 @@ pub struct KernelStats {
     /// What the kernel dropped.
     #[serde(default)]
     pub drops: DropStats,
+    /// Sockets that have no name for want of room or memory.
+    #[serde(default)]
+    pub names_lost: u64,
     /// CPU seconds spent in our programs, `None` while the kernel's BPF statistics are off.
     pub ebpf_cpu_seconds: Option<f64>,
 }

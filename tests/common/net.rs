@@ -81,8 +81,7 @@ impl Net {
     /// Starts a command line that goes on in the background; ended by [`Background`]'s drop.
     pub fn spawn(&self, name: &str, line: &str) -> Background {
         // exec, so that the process that is killed is the one that was started.
-        let mut command = self.command(name, &format!("exec {line}"));
-        Background(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start ip"))
+        Background::start(self.command(name, &format!("exec {line}")))
     }
 
     /// Runs code on a thread inside of a namespace; sockets made there stay there.
@@ -175,6 +174,16 @@ impl Drop for Net {
 pub struct Background(Child);
 
 impl Background {
+    /// Starts a command.
+    pub fn start(mut command: Command) -> Self {
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start a command"))
+    }
+
+    /// Process id: `ip` and `sh` become the command.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     pub fn wait(mut self) {
         self.0.wait().expect("wait for a child");
     }

@@ -1,5 +1,6 @@
 //! From counts to the text format. Every metric has its description and unit where it is declared here.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::proto::{
@@ -11,8 +12,12 @@ use prometheus::{Encoder, TextEncoder};
 use super::flows::{FlowMetrics, Observations};
 use super::process::Process;
 use super::summary::Summary;
+use super::top_pairs::TopPairs;
 use crate::detect::Detector;
 use crate::detect::kind::Kind;
+use crate::enrich::Host;
+use crate::enrich::host::OTHER;
+use crate::flow::record::Direction;
 use crate::kernel::stats::{DropCount, KernelStats, Outcome};
 
 /// Reads the kernel side's counters.
@@ -22,6 +27,8 @@ pub type ReadKernel = Arc<dyn Fn() -> Option<KernelStats> + Send + Sync>;
 pub struct Exporter {
     flows: Arc<Mutex<FlowMetrics>>,
     detector: Arc<Mutex<Detector>>,
+    names: Option<Arc<Host>>,
+    units: Mutex<HashMap<Direction, TopPairs<String>>>,
     kernel: ReadKernel,
     process: Mutex<Process>,
     last_ebpf: Mutex<Option<(std::time::Instant, f64)>>,
@@ -126,6 +133,7 @@ impl Exporter {
     pub fn new(
         flows: Arc<Mutex<FlowMetrics>>,
         detector: Arc<Mutex<Detector>>,
+        names: Option<Arc<Host>>,
         kernel: ReadKernel,
         proc: &str,
     ) -> Self {
@@ -133,6 +141,8 @@ impl Exporter {
         Self {
             flows,
             detector,
+            names,
+            units: Mutex::default(),
             kernel,
             process: Mutex::new(Process::new(proc)),
             last_ebpf: Mutex::new(None),
@@ -149,6 +159,9 @@ impl Exporter {
         self.flow_families(&mut page);
         if let Some(stats) = (self.kernel)() {
             self.kernel_families(&mut page, &stats);
+        }
+        if let Some(names) = &self.names {
+            self.name_families(&mut page, names);
         }
         self.security_families(&mut page);
         self.own_families(&mut page);
@@ -236,6 +249,37 @@ impl Exporter {
             "netmon_event_delay_seconds",
             "From the kernel's stamp on an event to its being visible, seconds.",
             &flows.delay,
+        );
+    }
+
+    fn name_families(&self, page: &mut Page, names: &Host) {
+        let cap = self.flows.lock().unwrap_or_else(PoisonError::into_inner).pairs.cap();
+        let mut units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((unit, direction), bytes) in names.take_unit_bytes() {
+            units.entry(direction).or_insert_with(|| TopPairs::new(cap)).add(unit, bytes);
+        }
+        let mut bytes = Vec::new();
+        for (direction, units) in &*units {
+            let series = |unit: &str, bytes| count(&[("unit", unit), ("direction", direction.name())], bytes);
+            // What was folded before it came here has the same name as what is folded here.
+            let mut other = units.other();
+            for (unit, counted) in units.pairs() {
+                match unit.as_str() {
+                    OTHER => other += counted,
+                    unit => bytes.push(series(unit, counted)),
+                }
+            }
+            bytes.push(series(OTHER, other));
+        }
+        page.counter(
+            "netmon_unit_bytes_total",
+            "Bytes as on the wire of flows with a systemd unit of this host at an end, both ways; units beyond the cap are other.",
+            bytes,
+        );
+        page.gauge(
+            "netmon_attributed_flows_ratio",
+            "Of the flows that ended lately with an end on this host: share whose ends on this host all have a name.",
+            names.attributed_ratio().map(|ratio| level(&[], ratio)).into_iter().collect(),
         );
     }
 
@@ -327,6 +371,11 @@ impl Exporter {
             "netmon_latency_samples_left_out_total",
             "Round trips that are not in netmon_latency_seconds: more in one bucket than it holds between two reports.",
             vec![count(&[], stats.rtt_samples_left_out)],
+        );
+        page.counter(
+            "netmon_names_lost_total",
+            "Sockets that have no name for want of room or memory.",
+            vec![count(&[], stats.names_lost)],
         );
         page.gauge(
             "netmon_interfaces_attached",

@@ -1,10 +1,11 @@
-//! Bytes by address pair, for the heaviest pairs; what the cap folds away is `other`, and the sum is exact.
+//! Bytes by address pair, or by another label, for the heaviest; what the cap folds away is `other`, and the sum is exact.
 //!
 //! Space-saving (Metwally, Agrawal, El Abbadi 2005): a newcomer takes the place of the lightest and inherits its
 //! rank. What is shown is only what was counted while a pair had a place; when it loses it, that goes to `other`.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::hash::Hash;
 use std::net::IpAddr;
 
 /// Sender and receiver.
@@ -20,23 +21,28 @@ struct Place {
 
 /// The sketch.
 #[derive(Debug)]
-pub struct TopPairs {
+pub struct TopPairs<K = Pair> {
     cap: usize,
-    places: HashMap<Pair, Place>,
+    places: HashMap<K, Place>,
     /// Each pair once, with a rank that it had some time ago: ranks only grow, so whoever is on top and has its rank
     /// still is the lightest.
-    lightest: BinaryHeap<Reverse<(u64, Pair)>>,
+    lightest: BinaryHeap<Reverse<(u64, K)>>,
     other: u64,
 }
 
-impl TopPairs {
+impl<K: Clone + Eq + Hash + Ord> TopPairs<K> {
     /// With so many places.
     pub fn new(cap: usize) -> Self {
         Self { cap: cap.max(1), places: HashMap::new(), lightest: BinaryHeap::new(), other: 0 }
     }
 
+    /// How many places.
+    pub fn cap(&self) -> usize {
+        self.cap
+    }
+
     /// Counts bytes of a pair.
-    pub fn add(&mut self, pair: Pair, bytes: u64) {
+    pub fn add(&mut self, pair: K, bytes: u64) {
         if bytes == 0 {
             return;
         }
@@ -47,20 +53,20 @@ impl TopPairs {
         }
         let inherited = if self.places.len() < self.cap { 0 } else { self.give_up_lightest() };
         let place = Place { rank: inherited + bytes, counted: bytes };
-        self.lightest.push(Reverse((place.rank, pair)));
+        self.lightest.push(Reverse((place.rank, pair.clone())));
         self.places.insert(pair, place);
     }
 
     /// Takes the lightest pair's place away; its rank.
     fn give_up_lightest(&mut self) -> u64 {
         while let Some(mut top) = self.lightest.peek_mut() {
-            let Reverse((rank, pair)) = *top;
-            let now = self.places.get(&pair).map_or(rank, |place| place.rank);
-            if now > rank {
-                *top = Reverse((now, pair));
+            let Reverse((rank, pair)) = &mut *top;
+            let now = self.places.get(pair).map_or(*rank, |place| place.rank);
+            if now > *rank {
+                *rank = now;
                 continue;
             }
-            std::collections::binary_heap::PeekMut::pop(top);
+            let Reverse((rank, pair)) = std::collections::binary_heap::PeekMut::pop(top);
             self.other += self.places.remove(&pair).map_or(0, |place| place.counted);
             return rank;
         }
@@ -68,7 +74,7 @@ impl TopPairs {
     }
 
     /// Pairs and their bytes.
-    pub fn pairs(&self) -> impl Iterator<Item = (&Pair, u64)> {
+    pub fn pairs(&self) -> impl Iterator<Item = (&K, u64)> {
         self.places.iter().map(|(pair, place)| (pair, place.counted))
     }
 

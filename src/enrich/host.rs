@@ -1,0 +1,270 @@
+//! What the numbers in flows mean on this host.
+//!
+//! Fed on the collector's own thread: a number that is known costs one look into a map; one that is new, two lookups in the
+//! kernel's maps. What the kernel did not take down (cgroups of sockets that are older than the agent) a thread of its own looks
+//! up in the cgroup tree, at most once in two seconds.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::place::{self, Place};
+use super::recent::Recent;
+use super::tree::Tree;
+use crate::flow::record::{Direction, Endpoint};
+use crate::flow::update::{Change, FlowUpdate};
+use crate::flow::who::{Names, Who};
+use crate::kernel::names::{Name, NameReader};
+
+/// Numbers kept: those used last, 200 bytes each.
+const KEPT: usize = 32_768;
+/// Cgroups kept.
+const PLACES: usize = 8192;
+/// The tree is read again this long after it was read, at the earliest.
+const WALK_EVERY: Duration = Duration::from_secs(2);
+/// Ended flows that the attributed share is taken over, about: half of them are forgotten when there are twice as many.
+const SHARE_OF: u64 = 10_000;
+
+/// Units that are told apart until they are asked for.
+const UNITS: usize = 16_384;
+/// Stands for the rest.
+pub const OTHER: &str = "other";
+
+/// Where names come from: the kernel's maps.
+pub trait Source: Send + Sync + std::fmt::Debug {
+    /// The process of this number.
+    fn name(&self, number: u32) -> Option<Name>;
+    /// The path of this cgroup.
+    fn path(&self, cgroup: u64) -> Option<String>;
+}
+
+impl Source for NameReader {
+    fn name(&self, number: u32) -> Option<Name> {
+        Self::name(self, number)
+    }
+
+    fn path(&self, cgroup: u64) -> Option<String> {
+        Self::path(self, cgroup)
+    }
+}
+
+/// What one number stands for.
+#[derive(Debug)]
+struct Known {
+    name: Option<Name>,
+    /// `None`: not known yet.
+    place: Option<Arc<Place>>,
+    /// Bytes by direction, since they were taken.
+    bytes: [u64; 4],
+}
+
+impl Known {
+    fn is_named(&self) -> bool {
+        self.name.is_some() || self.place.as_ref().is_some_and(|place| !place.is_empty())
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    known: Recent<Who, Known>,
+    places: Recent<u64, Arc<Place>>,
+    /// From the tree, by the low bits of the number.
+    walked: HashMap<u32, Arc<Place>>,
+    /// Flows ended with a local end, and those of them whose local ends all have names.
+    ended: (u64, u64),
+    /// Bytes of units whose numbers have left.
+    left: HashMap<(String, Direction), u64>,
+}
+
+/// The names of this host. Shared: readers and the collector hold it for some hundred nanoseconds at a time.
+#[derive(Debug)]
+pub struct Host {
+    source: Box<dyn Source>,
+    inner: Arc<Mutex<Inner>>,
+    walk: SyncSender<()>,
+}
+
+fn direction_index(direction: Direction) -> usize {
+    Direction::ALL.iter().position(|one| *one == direction).unwrap_or(0)
+}
+
+impl Host {
+    /// Learns from `source`, and from the tree where there is one.
+    ///
+    /// # Errors
+    /// When the thread can't be started.
+    pub fn start(source: Box<dyn Source>, tree: Option<Tree>) -> std::io::Result<Self> {
+        let inner = Arc::new(Mutex::new(Inner {
+            known: Recent::new(KEPT),
+            places: Recent::new(PLACES),
+            walked: HashMap::new(),
+            ended: (0, 0),
+            left: HashMap::new(),
+        }));
+        let (walk, asked) = sync_channel(1);
+        if let Some(tree) = tree {
+            let inner = Arc::clone(&inner);
+            std::thread::Builder::new()
+                .name("netmon-names".into())
+                .spawn(move || keep_walking(&tree, &inner, &asked))?;
+            // The first walk: the channel is empty and has room.
+            let _ = walk.try_send(());
+        }
+        Ok(Self { source, inner, walk })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Learns who is in these updates, and counts.
+    pub fn observe(&self, updates: &[FlowUpdate]) {
+        let mut inner = self.lock();
+        for update in updates {
+            let bytes = update.delta.bytes();
+            let named = update.flow.who.map(|who| {
+                who != Who::Unknown
+                    && self.learn(&mut inner, who).is_some_and(|known| {
+                        known.bytes[direction_index(update.flow.direction)] += bytes;
+                        known.is_named()
+                    })
+            });
+            if update.change == Change::Ended {
+                let all = match update.flow.direction {
+                    Direction::Egress => named[0],
+                    Direction::Ingress => named[1],
+                    Direction::Internal => named[0] && named[1],
+                    Direction::Forwarded => continue,
+                };
+                inner.ended.0 += 1;
+                inner.ended.1 += u64::from(all);
+                if inner.ended.0 > 2 * SHARE_OF {
+                    inner.ended = (inner.ended.0 / 2, inner.ended.1 / 2);
+                }
+            }
+        }
+    }
+
+    fn learn<'a>(&self, inner: &'a mut Inner, who: Who) -> Option<&'a mut Known> {
+        if inner.known.get(who).is_none() {
+            let (name, cgroup) = match who {
+                Who::Unknown => return None,
+                Who::Socket(number) => {
+                    let name = self.source.name(number)?;
+                    let cgroup = name.cgroup;
+                    (Some(name), cgroup)
+                }
+                Who::Cgroup(number) => (None, u64::from(number)),
+            };
+            let place = self.place(inner, cgroup);
+            let left = inner.known.insert(who, Known { name, place, bytes: [0; 4] });
+            for mut known in left.into_values() {
+                inner.count_out(&mut known);
+            }
+        }
+        let walked = inner.known.get(who)?;
+        if walked.place.is_none() {
+            let cgroup = walked.name.as_ref().map_or(0, |name| name.cgroup);
+            let number = if let Who::Cgroup(number) = who { number } else { low(cgroup) };
+            let place = inner.walked.get(&number).cloned();
+            inner.known.get(who)?.place = place;
+        }
+        inner.known.get(who)
+    }
+
+    /// Where a cgroup is; asks for a walk when that is not known.
+    fn place(&self, inner: &mut Inner, cgroup: u64) -> Option<Arc<Place>> {
+        if cgroup <= 1 {
+            return Some(Arc::default());
+        }
+        if let Some(place) = inner.places.get(cgroup) {
+            return Some(Arc::clone(place));
+        }
+        if let Some(path) = self.source.path(cgroup) {
+            let place = Arc::new(place::read(&path));
+            inner.places.insert(cgroup, Arc::clone(&place));
+            return Some(place);
+        }
+        let walked = inner.walked.get(&low(cgroup)).cloned();
+        if walked.is_none() {
+            // Full: a walk is asked for already.
+            let _ = self.walk.try_send(());
+        }
+        walked
+    }
+
+    /// What is known of a number.
+    pub fn place_of(&self, who: Who) -> Option<Arc<Place>> {
+        let mut inner = self.lock();
+        self.learn(&mut inner, who)?.place.clone()
+    }
+
+    /// Share of the flows that ended lately with a local end whose local ends all have names; `None` before the first.
+    pub fn attributed_ratio(&self) -> Option<f64> {
+        let (ended, named) = self.lock().ended;
+        (ended > 0).then(|| named as f64 / ended as f64)
+    }
+
+    /// Bytes of flows by the units at their ends and direction, since this was asked last.
+    pub fn take_unit_bytes(&self) -> HashMap<(String, Direction), u64> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let mut taken = std::mem::take(&mut inner.left);
+        for known in inner.known.values_mut() {
+            count_units(known, &mut taken);
+        }
+        taken
+    }
+}
+
+impl Inner {
+    fn count_out(&mut self, known: &mut Known) {
+        count_units(known, &mut self.left);
+    }
+}
+
+fn count_units(known: &mut Known, into: &mut HashMap<(String, Direction), u64>) {
+    // Until it is known where that is, they wait.
+    let Some(place) = &known.place else { return };
+    for (bytes, direction) in known.bytes.iter_mut().zip(Direction::ALL) {
+        let bytes = std::mem::take(bytes);
+        let Some(unit) = place.unit.as_ref().filter(|_| bytes > 0) else { continue };
+        let unit = if into.len() < UNITS { unit.as_str() } else { OTHER };
+        *into.entry((unit.to_owned(), *direction)).or_default() += bytes;
+    }
+}
+
+/// The low bits, as packets carry them.
+fn low(cgroup: u64) -> u32 {
+    (cgroup & 0x3fff_ffff) as u32
+}
+
+fn keep_walking(tree: &Tree, inner: &Mutex<Inner>, asked: &Receiver<()>) {
+    // Ends when the other end goes.
+    while asked.recv().is_ok() {
+        let walked = tree.walk();
+        let walked =
+            walked.iter().map(|(number, path)| (low(*number), Arc::new(place::read(path)))).collect();
+        inner.lock().unwrap_or_else(PoisonError::into_inner).walked = walked;
+        std::thread::sleep(WALK_EVERY);
+    }
+}
+
+impl Names for Host {
+    fn tell(&self, who: Who, end: &mut Endpoint) {
+        if who == Who::Unknown {
+            return;
+        }
+        let mut inner = self.lock();
+        let Some(known) = self.learn(&mut inner, who) else { return };
+        if let Some(name) = &known.name {
+            end.process = Some(name.comm.clone());
+            end.pid = Some(name.pid);
+        }
+        if let Some(place) = &known.place {
+            end.unit.clone_from(&place.unit);
+            end.container.clone_from(&place.container);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Names of sockets: attaching the program that takes them down, naming the sockets that are older, and reading what was
+//! taken down. See `bpf/sock.bpf.c`.
+#![allow(unsafe_code)]
+
+use std::io::Read;
+use std::mem::offset_of;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use libbpf_rs::{Iter, IterOpts, Link, MapCore, MapFlags, MapHandle};
+
+use super::object::{Naming, Object};
+use super::skeleton::types::{nm_name, nm_path};
+
+/// A process, as it was when it made a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// Process id, in the host's first PID namespace.
+    pub pid: u32,
+    /// Its cgroup's number.
+    pub cgroup: u64,
+    /// Its main thread's name.
+    pub comm: String,
+}
+
+/// Reads the names that the programs have taken down. Any thread may; two system calls at most, none of which waits.
+#[derive(Debug)]
+pub struct NameReader {
+    names: MapHandle,
+    cgroups: MapHandle,
+}
+
+/// Keeps the sockets named; dropping it stops that.
+#[derive(Debug)]
+pub struct Named {
+    _link: Link,
+    /// Why sockets that were there before have no names, if they haven't.
+    pub older: std::io::Result<()>,
+}
+
+// SAFETY: a link is a descriptor and its record in memory, not tied to a thread; it is only ever dropped.
+unsafe impl Send for Named {}
+
+impl Object {
+    /// What reads the names; `None` when the object was loaded without naming.
+    pub fn name_reader(&self) -> Option<NameReader> {
+        if !self.features().who {
+            return None;
+        }
+        let maps = &self.skel.maps;
+        Some(NameReader {
+            names: MapHandle::try_from(&maps.nm_names).ok()?,
+            cgroups: MapHandle::try_from(&maps.nm_cgroups).ok()?,
+        })
+    }
+
+    /// Names sockets from now on, of all processes in the tree below `root` (the root of the cgroup2 tree, opened), and
+    /// those that are there already.
+    ///
+    /// # Errors
+    /// When new sockets can't be named.
+    pub fn name_sockets(&self, root: BorrowedFd<'_>) -> std::io::Result<Named> {
+        let unsupported = || std::io::Error::from(std::io::ErrorKind::Unsupported);
+        if self.naming() == Naming::None {
+            return Err(unsupported());
+        }
+        let link =
+            self.skel.progs.nm_sock_create.attach_cgroup(root.as_raw_fd()).map_err(std::io::Error::other)?;
+        let older = if self.naming() == Naming::All { self.name_older_sockets() } else { Err(unsupported()) };
+        Ok(Named { _link: link, older })
+    }
+
+    fn name_older_sockets(&self) -> std::io::Result<()> {
+        let link = self
+            .skel
+            .progs
+            .nm_sock_older
+            .attach_iter_with_opts(IterOpts::None)
+            .map_err(std::io::Error::other)?;
+        // It prints nothing: reading to the end runs it over all files.
+        Iter::new(&link).map_err(std::io::Error::other)?.read_to_end(&mut Vec::new()).map(drop)
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+/// A name from its bytes; `None` if they are too short.
+pub fn name(bytes: &[u8]) -> Option<Name> {
+    Some(Name {
+        pid: u32::from_ne_bytes(*bytes.get(offset_of!(nm_name, tgid)..)?.first_chunk()?),
+        cgroup: u64::from_ne_bytes(*bytes.get(offset_of!(nm_name, cgroup)..)?.first_chunk()?),
+        comm: text(bytes.get(offset_of!(nm_name, comm)..)?.first_chunk::<16>()?),
+    })
+}
+
+/// A cgroup's path from its bytes, from the root; `None` while it is being written. What is above its levels is left out.
+pub fn path(bytes: &[u8]) -> Option<String> {
+    let word = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?) as usize);
+    let (levels, one) = (word(offset_of!(nm_path, levels))?, word(offset_of!(nm_path, level_bytes))?);
+    let names: Vec<String> =
+        bytes.get(offset_of!(nm_path, names)..)?.chunks(one.max(1)).take(levels).map(text).collect();
+    (levels > 0).then(|| names.iter().rev().fold(String::new(), |path, name| path + "/" + name))
+}
+
+impl NameReader {
+    /// The name of this number; `None` if it is not known any more.
+    pub fn name(&self, number: u32) -> Option<Name> {
+        name(&self.names.lookup(&number.to_ne_bytes(), MapFlags::ANY).ok()??)
+    }
+
+    /// Where a cgroup is, or was when a process in it made its first socket.
+    pub fn path(&self, cgroup: u64) -> Option<String> {
+        path(&self.cgroups.lookup(&cgroup.to_ne_bytes(), MapFlags::ANY).ok()??)
+    }
+}
