@@ -238,3 +238,42 @@ for port in range({0},{0}+40): s.sendto(b'x',('10.9.0.2',port))\"",
     agent.assert_law();
     agent.stop();
 }
+
+#[test]
+fn a_flow_whose_tunnel_ends_nowhere_has_failed_for_it() {
+    let tunnelled = tunnelled("vxlan", false);
+    let net = &tunnelled.net;
+    net.exec("b", "ip link del t0");
+    net.exec("a", "ip neigh replace 10.9.0.2 lladdr 02:00:00:00:00:09 dev t0");
+    let agent = Agent::start(net, "a", UNDERLAY);
+    // b answers the datagram: port unreachable.
+    net.exec("a", "ping -q -c 1 -W 1 10.9.0.2 || true");
+    agent.wait("the failed flow", 15, |agent| !agent.flows(&["--reason", "unreachable"]).is_empty());
+    let flow = the_flow(&agent, &["--vni", "42"]);
+    assert_eq!((&flow["reason"], &flow["icmp_errors"]), (&json!("unreachable"), &json!(["unreachable"])));
+    agent.stop();
+}
+
+#[test]
+fn flows_keep_their_tunnel_when_the_table_grows() {
+    let tunnelled = tunnelled("vxlan", false);
+    let net = &tunnelled.net;
+    let agent = Agent::start(net, "a", UNDERLAY);
+    // Nobody answers, and nobody asks by ARP.
+    net.exec("a", "ip neigh replace 10.9.0.9 lladdr 02:00:00:00:00:09 dev t0");
+    net.exec(
+        "a",
+        "python3 -c \"import socket
+s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)
+for port in range(10000,50000): s.sendto(b'x',('10.9.0.9',port))\"",
+    );
+    agent.wait("a larger table", 20, |agent| {
+        let table = &agent.cli(&["status"])["kernel_stats"]["table"];
+        table["resizes"].as_u64() > Some(0) && table["entries"].as_u64() >= Some(40_000)
+    });
+    agent.assert_law();
+    let flows = agent.flows(&["--protocol", "udp", "--cidr", "10.9.0.0/24"]);
+    let without = flows.iter().filter(|flow| flow["tunnel"]["vni"] != 42).count();
+    assert_eq!((flows.len(), without), (40_000, 0));
+    agent.stop();
+}

@@ -370,21 +370,44 @@ fn a_connection_on_the_same_ports_has_a_tunnel_of_its_own() {
 #[test]
 fn icmp_errors_name_the_inner_flow_and_the_outer_one() {
     let bench = Bench::new(BOTH);
-    let back = Ipv4 { protocol: 1, source: [10, 0, 0, 2], destination: [10, 0, 0, 1], ..Ipv4::default() };
-    bench.see(&outer4(4789, &vxlan(42, &inner4())));
-    let error = [icmp(3, 3, 0), inner4()[14..].to_vec()].concat();
-    bench.see(&outer4(4789, &vxlan(42, &ethernet(0x0800, &back.with(&error)))));
-    // ARP is all that the outer flow has of its own.
-    let arp = outer4(4789, &vxlan(42, &ethernet(0x0806, &[0; 28])));
-    bench.see(&arp);
-    let back = Ipv4 { protocol: 1, source: [192, 0, 2, 9], destination: [192, 0, 2, 1], ..Ipv4::default() };
-    let error = [icmp(3, 4, 0), arp[14..].to_vec()].concat();
-    bench.see(&ethernet(0x0800, &back.with(&error)));
-    bench.assert_conserved();
+    let inner =
+        |destination: u16| ethernet(0x0800, &Ipv4::default().with(&udp(1000, destination, None, b"hello")));
+    let to =
+        |source: [u8; 4], destination: [u8; 4]| Ipv4 { protocol: 1, source, destination, ..Ipv4::default() };
     let errors = |port: u16| -> Vec<IcmpError> {
         let flow = bench.flows().into_iter().find(|flow| flow.key.dst.port() == port).unwrap();
         flow.icmp_errors.iter().collect()
     };
+    // In the tunnel, about what is in it.
+    bench.see(&outer4(4789, &vxlan(42, &inner(53))));
+    let error = [icmp(3, 3, 0), inner(53)[14..].to_vec()].concat();
+    let error = ethernet(0x0800, &to([10, 0, 0, 2], [10, 0, 0, 1]).with(&error));
+    bench.see(&outer4(4789, &vxlan(42, &error)));
     assert_eq!(errors(53), [IcmpError::PortUnreachable]);
-    assert_eq!(errors(4789), [IcmpError::TooBig]);
+    // About the datagram that carried it: of a router, and of a host that knows no such tunnel.
+    let carriers = [
+        (54, outer4(4789, &vxlan(42, &inner(54)))),
+        (55, outer4(6081, &geneve(42, 0x6558, 2, &inner(55)))),
+        (56, outer4(6081, &geneve(42, 0x0800, 0, &inner(56)[14..]))),
+    ];
+    for (port, carrier) in carriers {
+        bench.see(&carrier);
+        for code in [4, 3] {
+            let error = [icmp(3, code, 0), carrier[14..].to_vec()].concat();
+            bench.see(&ethernet(0x0800, &to([192, 0, 2, 9], [192, 0, 2, 1]).with(&error)));
+        }
+        assert_eq!(errors(port), [IcmpError::Unreachable, IcmpError::TooBig], "port {port}");
+        // Not to the sender of the datagram: not believed. Cut before the flow inside: it names none.
+        let error = [icmp(11, 0, 0), carrier[14..].to_vec()].concat();
+        bench.see(&ethernet(0x0800, &to([192, 0, 2, 9], [192, 0, 2, 7]).with(&error)));
+        bench.see(&ethernet(0x0800, &to([192, 0, 2, 9], [192, 0, 2, 1]).with(&error[..8 + 28])));
+        assert_eq!(errors(port).len(), 2, "port {port}");
+    }
+    // ARP is all that the outer flow has of its own.
+    let arp = outer4(4789, &vxlan(42, &ethernet(0x0806, &[0; 28])));
+    bench.see(&arp);
+    let error = [icmp(3, 3, 0), arp[14..].to_vec()].concat();
+    bench.see(&ethernet(0x0800, &to([192, 0, 2, 9], [192, 0, 2, 1]).with(&error)));
+    assert_eq!(errors(4789), [IcmpError::PortUnreachable]);
+    bench.assert_conserved();
 }

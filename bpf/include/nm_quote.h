@@ -59,6 +59,7 @@ static __always_inline bool nm_parse_quoted(struct __sk_buff *skb, struct nm_pac
 		__builtin_memcpy(p->destination, &ip.daddr, 16);
 		offset += sizeof(ip);
 	}
+	p->header_bytes = offset;
 	return nm_quoted_ports(skb, p, offset);
 }
 
@@ -71,22 +72,59 @@ static __always_inline bool nm_in_flight(const struct nm_bucket *bucket, u32 slo
 	const struct nm_track *track = &((const struct nm_wide *)bucket)->track[slot & (NM_SLOTS - 1)];
 	const struct nm_side *me = &track->side[side & 1], *you = &track->side[!side];
 
-	if (p->protocol != IPPROTO_TCP || !(me->marks & NM_SIDE_SEEN))
+	if (!(me->marks & NM_SIDE_SEEN))
 		return true;
 	if ((s32)(p->seq - me->next_seq) >= 0)
 		return false;
 	return (s32)(p->seq - (you->marks & NM_SIDE_ACKED ? you->acked : me->next_seq - NM_FIRST_FLIGHT)) >= 0;
 }
 
+/* The packet inside of the quoted one takes its place, if that went into a tunnel and the quote reaches so far. Tags are none
+ * that it knows. */
+static __always_inline bool nm_quoted_inside(struct __sk_buff *skb, struct nm_packet *p)
+{
+	u32 tunnel = nm_tunnel_of(p), at = p->header_bytes;
+	u16 type_be = bpf_htons(ETH_P_TEB);
+	struct nm_carrier carrier;
+
+	if (!tunnel || bpf_skb_load_bytes(skb, at, &carrier, sizeof(carrier)))
+		return false;
+	at += sizeof(carrier);
+	if (tunnel == NM_TUNNEL_GENEVE) {
+		at += (carrier.first & NM_GENEVE_OPTIONS) * 4;
+		type_be = carrier.type_be;
+	}
+	if (type_be == bpf_htons(ETH_P_TEB)) {
+		if (bpf_skb_load_bytes(skb, at + offsetof(struct ethhdr, h_proto), &type_be, sizeof(type_be)))
+			return false;
+		at += sizeof(struct ethhdr);
+	}
+	if (type_be != bpf_htons(ETH_P_IP) && type_be != bpf_htons(ETH_P_IPV6))
+		return false;
+	return nm_parse_quoted(skb, p, at, type_be == bpf_htons(ETH_P_IP) ? 4 : 6);
+}
+
+/* The flow inside of the tunnel that the error speaks of. */
+static __always_inline struct nm_bucket *nm_find_inside(struct __sk_buff *skb, struct nm_scratch *scratch)
+{
+	struct nm_packet *p = &scratch->packet;
+	struct nm_bucket *bucket;
+
+	if (!nm_quoted_inside(skb, p))
+		return NULL;
+	bucket = nm_find(&scratch->at, nm_tag(nm_hash(p, nm_sender_side(p))));
+	return bucket && bucket->hot[scratch->at.slot & (NM_SLOTS - 1)].marks & NM_MARK_TUNNEL ? bucket : NULL;
+}
+
 /* The ICMP error in hand, already counted, to the flow that it quotes. */
 NM_GLOBAL int nm_quote(struct __sk_buff *skb)
 {
 	struct nm_scratch *scratch = nm_in_hand();
-	struct nm_bucket *bucket;
+	struct nm_bucket *bucket = NULL;
 	struct nm_packet *p;
 	struct nm_hot *hot;
-	u32 side;
-	u64 to[2];
+	u64 to[2], tag;
+	u8 protocol;
 	u8 error;
 
 	if (!scratch)
@@ -97,11 +135,21 @@ NM_GLOBAL int nm_quote(struct __sk_buff *skb)
 	to[1] = p->destination[1];
 	if (!nm_parse_quoted(skb, p, p->quote, p->family) || p->source[0] != to[0] || p->source[1] != to[1])
 		return 0;
-	side = nm_sender_side(p);
-	bucket = nm_find(&scratch->at, nm_tag(nm_hash(p, side)));
+	tag = nm_tag(nm_hash(p, nm_sender_side(p)));
+	protocol = p->protocol;
+	if (nm_decapsulate)
+		bucket = nm_find_inside(skb, scratch);
+	if (bucket) {
+		protocol = p->protocol; /* that of the packet inside, which is in hand now */
+		if (error == NM_ERROR_PORT)
+			error = NM_ERROR_UNREACHABLE; /* The port is the tunnel's. */
+	} else {
+		bucket = nm_find(&scratch->at, tag);
+	}
 	if (!bucket)
 		return 0;
-	if (nm_features & NM_FEATURE_TIMING && !nm_in_flight(bucket, scratch->at.slot, p, side)) {
+	if (nm_features & NM_FEATURE_TIMING && protocol == IPPROTO_TCP &&
+	    !nm_in_flight(bucket, scratch->at.slot, p, nm_sender_side(p))) {
 		nm_note(NM_KIND_QUOTE_REFUSED);
 		return 0;
 	}

@@ -18,7 +18,7 @@ use crate::flow::who::Who;
 const MARK_RESET: u8 = 0x02;
 const MARK_RESET_BY: u8 = 0x04;
 /// `NM_MARK_TUNNEL`
-const MARK_TUNNEL: u8 = 0x10;
+pub(super) const MARK_TUNNEL: u8 = 0x10;
 
 /// Why the programs speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

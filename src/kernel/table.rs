@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use libbpf_rs::{MapHandle, MapType};
 use memmap2::{MmapOptions, MmapRaw};
 
+use super::decode;
 use super::skeleton::types::{nm_bucket, nm_cold, nm_detail, nm_hot, nm_timing, nm_told, nm_track, nm_wide};
 use crate::flow::measured::NewRtts;
 use crate::flow::update::Counters;
@@ -298,6 +299,10 @@ impl Table {
                 AtomicU64::from_ptr(bytes).fetch_add(hot.bytes[side], Ordering::Relaxed);
             }
         }
+        // A packet may have marked the old slot after its marks were taken along; programs do so again if they overwrite it.
+        // SAFETY: the offset lies within nm_hot.
+        let marks = unsafe { AtomicU8::from_ptr(cell.cast::<u8>().add(offset_of!(nm_hot, marks))) };
+        marks.fetch_or(hot.marks & decode::MARK_TUNNEL, Ordering::Relaxed);
         self.absorb_measured(slot, old, from.0.told_retransmits(from.1));
         let mut here = self.told(slot);
         for side in 0..2 {
