@@ -501,10 +501,13 @@ impl Work {
             self.sweep_left = self.slots();
         }
         for slot in handed.moved {
-            let snapshot = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot()));
-            if let Some(snapshot) = snapshot {
-                // It waited in the queue under its old name.
-                if now.wrapping_sub(snapshot.last_tick()) <= clock::ticks(self.settings.active_interval * 2) {
+            let table = self.tables.get(slot.entry());
+            if let Some((table, snapshot)) = table.and_then(|table| Some((table, table.read(slot.slot())?))) {
+                // It waited in the queue under its old name; its event named the old slot, however long ago.
+                if snapshot.hot.bytes != table.told(slot.slot()).bytes
+                    || now.wrapping_sub(snapshot.last_tick())
+                        <= clock::ticks(self.settings.active_interval * 2)
+                {
                     self.active.push(slot, now);
                 }
                 if snapshot.hot.closed_ns > 0 {
