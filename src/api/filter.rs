@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::flow::app::App;
 use crate::flow::cidr::Cidr;
 use crate::flow::key::Protocol;
 use crate::flow::record::{Endpoint, FlowRecord, Reason, Status};
@@ -58,8 +59,8 @@ pub struct Filter {
     pub process: Option<String>,
     /// Either end's container: its name, or the beginning of its id.
     pub container: Option<String>,
-    /// Application protocol.
-    pub app: Option<String>,
+    /// Application protocol, as content told it.
+    pub app: Option<App>,
     /// At most so many.
     pub limit: Option<usize>,
     /// Order; without it as they come.
@@ -96,7 +97,7 @@ pub const PARAMETERS: &[(&str, &str)] = &[
     ("vni", "a virtual network's number from 0 to 16777215"),
     ("process", "a process name or id"),
     ("container", "a container name or the beginning of its id"),
-    ("app", "an application protocol"),
+    ("app", "an application protocol like http, tls, dns or postgresql, or unknown"),
     ("limit", "a number of flows"),
     ("sort", "bytes, packets, start or duration"),
 ];
@@ -139,7 +140,11 @@ impl Filter {
             "vni" => value.parse().ok().filter(|vni| *vni < 1 << 24).map(|v| self.vni = Some(v)),
             "process" => text().map(|v| self.process = Some(v)),
             "container" => text().map(|v| self.container = Some(v)),
-            "app" => text().map(|v| self.app = Some(v)),
+            "app" => App::KNOWN
+                .iter()
+                .chain(&[App::Unknown])
+                .find(|app| app.name() == value)
+                .map(|v| self.app = Some(*v)),
             "limit" => value.parse().ok().map(|v| self.limit = Some(v)),
             "sort" => match value {
                 "bytes" => Some(Sort::Bytes),
@@ -169,6 +174,7 @@ impl Filter {
             && self.status.is_none_or(|status| flow.status == status)
             && self.reason.is_none_or(|reason| flow.reason == Some(reason))
             && self.vni.is_none_or(|vni| flow.tunnel.is_some_and(|tunnel| tunnel.vni == vni))
+            && self.app.is_none_or(|app| flow.app == Some(app))
     }
 
     /// Whether a record matches, once [`Self::may_match`] has let its flow through.
@@ -195,7 +201,6 @@ impl Filter {
             && some(&self.container, |end, wanted| {
                 end.container.as_ref().is_some_and(|container| container.starts_with(wanted))
             })
-            && self.app.as_ref().is_none_or(|app| record.app_protocol.as_ref() == Some(app))
     }
 
     /// What a flow is sorted by, largest first; 0 without an order.
@@ -246,6 +251,7 @@ mod tests {
             ("since", "-5m"),
             ("vni", "16777216"),
             ("sort", "colour"),
+            ("app", "smtp"),
             ("colour", "red"),
         ] {
             let error = Filter::default().set(name, value, Timestamp::UNIX_EPOCH).unwrap_err();

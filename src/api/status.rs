@@ -119,6 +119,8 @@ pub struct FlowStats {
     pub by_direction: BTreeMap<String, u64>,
     /// By status.
     pub by_status: BTreeMap<String, u64>,
+    /// By application protocol: flows that have carried payload.
+    pub by_app: BTreeMap<String, u64>,
     /// Heaviest address pairs.
     pub top_talkers: Vec<Talker>,
     /// Kernel memory of all maps, bytes.
@@ -149,6 +151,9 @@ impl FlowTally {
         count(&mut self.stats.by_state, flow.state.name());
         count(&mut self.stats.by_direction, flow.direction.name());
         count(&mut self.stats.by_status, flow.status.name());
+        if let Some(app) = flow.app {
+            count(&mut self.stats.by_app, app.name());
+        }
         let pair = (flow.key.src.ip(), flow.key.dst.ip());
         if self.pairs.len() < TALLIED_PAIRS || self.pairs.contains_key(&pair) {
             let entry = self.pairs.entry(pair).or_default();

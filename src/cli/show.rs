@@ -171,6 +171,7 @@ pub fn flow_stats(stats: &FlowStats, output: Output) -> Result<()> {
         ("state", &stats.by_state),
         ("direction", &stats.by_direction),
         ("status", &stats.by_status),
+        ("app", &stats.by_app),
     ];
     for (group, counts) in groups {
         for (name, count) in counts {
@@ -221,11 +222,11 @@ pub async fn flows(mut lines: Lines, output: Output, follow: bool, shorten: Opti
             while let Some(line) = lines.next().await? {
                 match serde_json::from_slice::<FlowRecord>(line) {
                     Ok(record) => {
-                        let [protocol, src, dst, state, _, sent, received, lasted, _] =
+                        let [protocol, app, src, dst, state, _, sent, received, lasted, _] =
                             tables::flow_cells(&record);
                         writeln!(
                             out,
-                            "{}  {protocol:<6} {src:<22} {dst:<22} {state:<16} {sent:>10} {received:>10} {lasted:>9}",
+                            "{}  {protocol:<6} {app:<10} {src:<22} {dst:<22} {state:<16} {sent:>10} {received:>10} {lasted:>9}",
                             record.end_time
                         )?;
                     }

@@ -50,6 +50,18 @@ pub fn state(record: &FlowRecord) -> String {
     }
 }
 
+/// Application protocol; a guess has a question mark.
+pub fn app(record: &FlowRecord) -> String {
+    match (&record.app_protocol, &record.app_guess) {
+        (Some(app), _) => match record.tls.as_ref().and_then(|tls| tls.version.as_ref()) {
+            Some(version) => format!("{app} {version}"),
+            None => app.clone(),
+        },
+        (None, Some(guess)) => format!("{guess}?"),
+        (None, None) => String::new(),
+    }
+}
+
 /// An empty table that fits the terminal.
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -70,9 +82,10 @@ pub fn via(record: &FlowRecord) -> String {
 }
 
 /// The cells of a flow.
-pub fn flow_cells(record: &FlowRecord) -> [String; 9] {
+pub fn flow_cells(record: &FlowRecord) -> [String; 10] {
     [
         record.protocol.to_string(),
+        app(record),
         end(&record.src),
         end(&record.dst),
         state(record),
@@ -85,8 +98,18 @@ pub fn flow_cells(record: &FlowRecord) -> [String; 9] {
 }
 
 /// Their titles.
-pub const FLOW_HEADER: [&str; 9] =
-    ["PROTO", "SOURCE", "DESTINATION", "STATE", "DIRECTION", "SENT", "RECEIVED", "LASTED", "INTERFACES"];
+pub const FLOW_HEADER: [&str; 10] = [
+    "PROTO",
+    "APP",
+    "SOURCE",
+    "DESTINATION",
+    "STATE",
+    "DIRECTION",
+    "SENT",
+    "RECEIVED",
+    "LASTED",
+    "INTERFACES",
+];
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::summary::Summary;
 use super::top_pairs::TopPairs;
 use crate::clock;
+use crate::flow::app::App;
 use crate::flow::measured::{LANES, NewRtts};
 use crate::flow::record::{Direction, Reason, Status};
 use crate::flow::update::{Change, FlowUpdate};
@@ -72,8 +73,10 @@ pub struct FlowMetrics {
     pub pairs: TopPairs,
     /// Upper bounds of the latency buckets, seconds.
     pub latency_buckets: Vec<f64>,
-    /// Latencies of each kind.
-    pub latencies: HashMap<Latency, Observations>,
+    /// Latencies of each kind and application protocol, as far as that was known.
+    pub latencies: HashMap<(Latency, Option<App>), Observations>,
+    /// Flows that ended, by application protocol: those that carried payload.
+    pub apps: HashMap<(App, Direction), f64>,
     /// TCP segments sent again.
     pub retransmits: HashMap<Direction, f64>,
     /// Flows that one kept flow stands for.
@@ -93,6 +96,7 @@ impl FlowMetrics {
             pairs: TopPairs::new(top_pairs),
             latency_buckets: buckets_ms.iter().map(|ms| ms / 1e3).collect(),
             latencies: HashMap::new(),
+            apps: HashMap::new(),
             retransmits: HashMap::new(),
             weight: 1.0 / sampling_rate,
             processing: Summary::default(),
@@ -105,12 +109,13 @@ impl FlowMetrics {
     }
 
     fn observe_latencies(&mut self, update: &FlowUpdate) {
+        let app = update.flow.app.filter(|app| *app != App::Unknown);
         if let Some(us) = update.handshake_us {
-            let known = self.latencies.entry(Latency::Handshake).or_default();
+            let known = self.latencies.entry((Latency::Handshake, app)).or_default();
             known.observe(&self.latency_buckets, f64::from(us) / 1e6);
         }
         if update.rtts != NewRtts::default() {
-            let known = self.latencies.entry(Latency::Rtt).or_default();
+            let known = self.latencies.entry((Latency::Rtt, app)).or_default();
             // The kernel's last bucket is the twelfth, however many bounds there are.
             let beyond = self.latency_buckets.len();
             for (bucket, new) in update.rtts.buckets.iter().enumerate() {
@@ -141,6 +146,9 @@ impl FlowMetrics {
                     totals.active = (totals.active - self.weight).max(0.0);
                     let reason = flow.reason.filter(|_| flow.status == Status::Failed);
                     *self.ended.entry((class, reason)).or_default() += self.weight;
+                    if let Some(app) = flow.app {
+                        *self.apps.entry((app, flow.direction)).or_default() += self.weight;
+                    }
                 }
             }
             self.observe_latencies(update);

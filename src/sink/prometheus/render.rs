@@ -205,9 +205,13 @@ impl Exporter {
             .collect();
         bytes.push(count(&[("src_ip", "other"), ("dst_ip", "other")], flows.pairs.other()));
 
-        let latencies = flows.latencies.iter().map(|(kind, observed)| {
-            let pairs = [("kind", kind.name()), ("dst_service", ""), ("app_protocol", "")];
+        let latencies = flows.latencies.iter().map(|((kind, app), observed)| {
+            let app = app.map_or("", crate::flow::app::App::name);
+            let pairs = [("kind", kind.name()), ("dst_service", ""), ("app_protocol", app)];
             histogram(&pairs, &flows.latency_buckets, observed)
+        });
+        let apps = flows.apps.iter().map(|((app, direction), total)| {
+            sum(&[("app_protocol", app.name()), ("direction", direction.name())], *total)
         });
         let retransmits = flows
             .retransmits
@@ -222,6 +226,11 @@ impl Exporter {
         page.gauge("netmon_flows_active", "Flows in the table.", active);
         page.counter("netmon_flows_opened_total", "Flows opened.", opened);
         page.counter("netmon_flows_total", "Flows ended, by status and reason of failure.", ended);
+        page.counter(
+            "netmon_app_flows_total",
+            "Flows ended that carried payload, by application protocol as content told it.",
+            apps.collect(),
+        );
         page.counter(
             "netmon_tcp_retransmits_total",
             "TCP segments sent again, as seen here.",
