@@ -111,6 +111,7 @@ fn pipeline(c: &mut Criterion) {
         sampling_rate: 1.0,
         drops: Arc::default(),
         names: None,
+        asked: None,
     };
     group.throughput(Throughput::Elements(1));
     group.bench_function("a record as JSON", |b| {

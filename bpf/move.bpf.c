@@ -30,7 +30,8 @@ static __always_inline void nm_move_known(const struct nm_wide *from, u32 i, str
 	slot &= NM_SLOTS - 1;
 #pragma unroll
 	for (side = 0; side < 2; side++) {
-		if (!to->track[slot].side[side].marks)
+		/* Of UDP it holds counts: the agent adds them. */
+		if (from->narrow.cold[i].protocol != IPPROTO_UDP && !to->track[slot].side[side].marks)
 			to->track[slot].side[side] = from->track[i].side[side];
 		to->timing[slot].app_tries[side] = from->timing[i].app_tries[side];
 		to->detail[slot].who[side] = from->detail[i].who[side];

@@ -30,8 +30,9 @@ use crate::flow::update::{Batch, Flow};
 use crate::flow::who::Names;
 use crate::interfaces::{Event, Follower, Selection};
 use crate::kernel::attach::Method;
+use crate::kernel::messages::Messages;
 use crate::kernel::names::Named;
-use crate::kernel::object::{Features, LookInto, Object, Options, Transport};
+use crate::kernel::object::{Features, LookInto, MessageFeatures, Object, Options, Transport};
 use crate::kernel::stats::DropStats;
 use crate::sink::feed::{self, Feed};
 use crate::sink::history::{self, History};
@@ -226,10 +227,18 @@ pub async fn run(
 
 fn features(config: &Config) -> Features {
     let latency = &config.features.latency_tracking;
+    let detection = &config.features.protocol_detection;
+    let looks_for = |name: &str| detection.enabled && detection.protocols.iter().any(|known| known == name);
+    let servers = u32::try_from(config.export.prometheus.top_destinations).unwrap_or(u32::MAX);
+    let bounds_us: Vec<u32> = latency.histogram_buckets.iter().map(|ms| (ms * 1e3).round() as u32).collect();
     Features {
-        timing: latency
-            .enabled
-            .then(|| latency.histogram_buckets.iter().map(|ms| (ms * 1e3).round() as u32).collect()),
+        messages: MessageFeatures {
+            dns: looks_for("dns"),
+            dns_names: detection.dns_names,
+            http_servers: looks_for("http").then_some(servers),
+            bounds_us: bounds_us.clone(),
+        },
+        timing: latency.enabled.then_some(bounds_us),
         hardware: config.capture.timestamp_source == TimestampSource::Hardware,
         precise: latency.precision == Precision::High,
         protocols: config.features.protocol_detection.apps(),
@@ -429,7 +438,12 @@ impl Source for State {
             sampling_rate: self.sampling_rate,
             drops: Arc::new(self.collector.flow_drops()),
             names: self.names.clone().map(|names| names as Arc<dyn Names>),
+            asked: self.collector.asked(),
         }
+    }
+
+    fn messages(&self) -> Messages {
+        self.collector.stats().map(|stats| stats.messages).unwrap_or_default()
     }
 
     fn subscribe(&self) -> broadcast::Receiver<Batch> {

@@ -8,7 +8,7 @@ mod frame;
 use frame::{Ipv4, ethernet, extension, fragment6, icmp, ipv6, padded, tag, tcp, udp};
 use netmon::flow::app::App;
 use netmon::kernel::decode;
-use netmon::kernel::object::{Features, Object, Options, TestProgram};
+use netmon::kernel::object::{Features, MessageFeatures, Object, Options, TestProgram};
 use netmon::kernel::stats::Outcome;
 use netmon::kernel::table::{Layout, Snapshot, Table};
 use netmon::kernel::types::nm_kind;
@@ -41,6 +41,12 @@ impl Bench {
                 precise: true,
                 protocols: App::KNOWN.to_vec(),
                 who: true,
+                messages: MessageFeatures {
+                    dns: true,
+                    dns_names: true,
+                    http_servers: Some(10),
+                    bounds_us: vec![1000],
+                },
                 ..Features::default()
             },
         )

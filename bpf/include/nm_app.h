@@ -135,7 +135,9 @@ NM_GLOBAL int nm_recognise(struct __sk_buff *skb, u32 side)
 		timing->app_tries[1] = NM_TRIES_HTTP2;
 		return true;
 	}
-	timing->app_detail = found == NM_APP_TLS ? look->detail : 0;
+	/* What is known already keeps what its messages have told. */
+	if (found == NM_APP_TLS || timing->app != found)
+		timing->app_detail = found == NM_APP_TLS ? look->detail : 0;
 	timing->app = found;
 	if (found == NM_APP_HTTP && !look->opener && nm_switches_protocols(look)) {
 		wide->track[slot].side[!side].marks &= ~NM_SIDE_KNOWN;

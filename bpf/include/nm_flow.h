@@ -9,7 +9,7 @@
 #include "nm_packet.h"
 #include "nm_event.h"
 #include "nm_table.h"
-#include "nm_timing.h"
+#include "nm_know.h"
 #include "nm_tunnel.h"
 
 #define NM_OWNER_SILENCE_TICKS 954 /* one second */

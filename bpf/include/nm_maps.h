@@ -98,6 +98,35 @@ struct {
 	__type(value, u32);
 } nm_overflow_at SEC(".maps") __weak;
 
+/* Those below have one entry when their feature is off. Full: the query that was not used longest gives way. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u64); /* flow, asking side and id of the query, mixed */
+	__type(value, struct nm_dns_wait);
+} nm_dns_waits SEC(".maps") __weak;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct nm_dns_totals);
+} nm_dns_totals SEC(".maps") __weak;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u64); /* the flow's tag */
+	__type(value, struct nm_dns_name);
+} nm_dns_names SEC(".maps") __weak;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct nm_http_server);
+	__type(value, struct nm_http_counts);
+} nm_http SEC(".maps") __weak;
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 22);
@@ -145,6 +174,8 @@ struct nm_place {
 	u32 free; /* slots that were free in the bucket when one was claimed */
 };
 
+#define NM_MESSAGE_BYTES 272 /* a DNS header and a question: 12 + 255 + 4, and one that is not used */
+
 /*
  * The packet in hand, per CPU. In a map rather than on the stack: global functions find it there (5.10 passes them no
  * pointers), and the verifier forgets which way the parser took.
@@ -156,6 +187,7 @@ struct nm_scratch {
 	struct nm_packet outer; /* what the packet came in, if it came out of a tunnel */
 	u32 vni;
 	u32 pad;
+	u8 message[NM_MESSAGE_BYTES];
 };
 
 struct {
@@ -200,6 +232,8 @@ struct nm_anchors {
 	enum nm_app app;
 	struct nm_name name;
 	struct nm_path path;
+	enum nm_dns_type dns_type;
+	struct nm_dns dns;
 };
 const volatile struct nm_anchors nm_anchors __weak;
 

@@ -11,15 +11,14 @@
 #ifndef NM_TIMING_H
 #define NM_TIMING_H
 
-#include "nm_app.h"
-#include "nm_who.h"
+#include "nm_packet.h"
+#include "nm_table.h"
 
-#define NM_SAMPLE_TICKS	   191 /* normal precision: a side waits 200 ms, so a flow takes ten samples a second */
-#define NM_REORDER_TICKS   3   /* a gap filled sooner than this was made by reordering, later by loss */
-#define NM_BURST	   3   /* acknowledgements repeated in a row: RFC 5681 3.2 */
-#define NM_LANE_FULL	   0xff00
-#define NM_TCP_OPTIONS	   12 /* as many as fit into 40 bytes, about */
-#define NM_FIRST_DATAGRAMS 4  /* of each side, that are looked into */
+#define NM_SAMPLE_TICKS	 191 /* normal precision: a side waits 200 ms, so a flow takes ten samples a second */
+#define NM_REORDER_TICKS 3   /* a gap filled sooner than this was made by reordering, later by loss */
+#define NM_BURST	 3   /* acknowledgements repeated in a row: RFC 5681 3.2 */
+#define NM_LANE_FULL	 0xff00
+#define NM_TCP_OPTIONS	 12 /* as many as fit into 40 bytes, about */
 
 static __always_inline u32 nm_now_us(void)
 {
@@ -36,6 +35,18 @@ static __always_inline u64 nm_hardware_us(struct __sk_buff *skb)
 	if (!(nm_features & NM_FEATURE_HARDWARE) || !bpf_core_field_exists(skb->hwtstamp))
 		return 0;
 	return skb->hwtstamp / 1000;
+}
+
+/* Bucket of a histogram. */
+static __always_inline u32 nm_lane(u32 us)
+{
+	u32 lane = 0, i;
+
+#pragma unroll
+	for (i = 0; i < NM_LANES - 1; i++)
+		lane += us > nm_bounds_us[i];
+	barrier_var(lane); /* or clang leaves out the bound that the verifier wants */
+	return lane;
 }
 
 /* The timestamps option of the packet in hand: value, echo. Most often two NOPs and then it (RFC 7323 appendix A). */
@@ -80,7 +91,7 @@ static __always_inline void nm_add_sample(struct nm_wide *wide, u32 slot, u32 si
 {
 	struct nm_timing *timing = &wide->timing[slot & (NM_SLOTS - 1)];
 	struct nm_detail *detail = &wide->detail[slot & (NM_SLOTS - 1)];
-	u32 other, whole, lane, word, i;
+	u32 other, whole, lane, word;
 
 	side &= 1;
 	other = !side;
@@ -93,12 +104,8 @@ static __always_inline void nm_add_sample(struct nm_wide *wide, u32 slot, u32 si
 
 	/* The histogram is that of the whole way: with the least that the other half takes. */
 	whole = us + (timing->rtt_samples[other] ? timing->rtt_min_us[other] : 0);
-	lane = 0;
-#pragma unroll
-	for (i = 0; i < NM_LANES - 1; i++)
-		lane += whole > nm_bounds_us[i];
+	lane = nm_lane(whole);
 	word = lane >> 2;
-	barrier_var(word);
 	if (word >= NM_LANES / 4)
 		return;
 	lane = 16 * (lane & 3);
@@ -344,67 +351,6 @@ NM_GLOBAL int nm_echo(struct __sk_buff *skb, u32 side)
 		nm_add_sample(wide, slot, side, nm_now_us() - asks->probe_us);
 	}
 	return 0;
-}
-
-/* The first payloads of a flow: how long the opener waited for an answer, and what they speak. */
-NM_GLOBAL int nm_first_payload(struct __sk_buff *skb, u32 side)
-{
-	struct nm_scratch *scratch = nm_in_hand();
-	struct nm_timing *timing;
-	struct nm_wide *wide;
-	u32 slot, now_us;
-	bool timed;
-	u8 opener;
-
-	if (!scratch)
-		return 0;
-	wide = nm_wide_at(&scratch->at);
-	if (!wide)
-		return 0;
-	slot = scratch->at.slot & (NM_SLOTS - 1);
-	side &= 1;
-	timing = &wide->timing[slot];
-	opener = wide->narrow.cold[slot].opener & 1;
-	if (nm_features & NM_FEATURE_TIMING && !timing->first_byte_us) {
-		now_us = nm_now_us();
-		if (side == opener) {
-			if (!timing->request_us)
-				timing->request_us = now_us ?: 1;
-		} else if (timing->request_us) {
-			timing->first_byte_us = now_us - timing->request_us ?: 1;
-			timing->request_us = 0;
-		}
-	}
-	timed = side == opener || !(nm_features & NM_FEATURE_TIMING) || timing->first_byte_us;
-	if (nm_features & NM_FEATURE_PROTOCOL && !nm_recognise(skb, side))
-		return 0;
-	if (timed)
-		wide->track[slot].side[side].marks |= NM_SIDE_KNOWN;
-	return 0;
-}
-
-/* What features know of each packet that is counted. `before`: packets of this side until then. */
-static __always_inline void nm_know(struct __sk_buff *skb, struct nm_bucket *bucket, const struct nm_scratch *scratch,
-				    u32 side, u64 before, u32 now_ticks)
-{
-	const struct nm_packet *p = &scratch->packet;
-	u32 slot = scratch->at.slot & (NM_SLOTS - 1);
-	const struct nm_track *track = &((struct nm_wide *)bucket)->track[slot];
-	const u32 *who = ((struct nm_wide *)bucket)->detail[slot].who;
-	bool tcp = p->protocol == IPPROTO_TCP;
-
-	side &= 1;
-	if (nm_features & NM_FEATURE_WHO && before < NM_WHO_PACKETS && (!who[side] || (!tcp && !who[!side])))
-		nm_ask_who(skb, side, bucket->hot[slot].owner[side]);
-	if (nm_features & NM_FEATURE_TIMING) {
-		if (tcp)
-			nm_follow(skb, bucket, scratch, side, now_ticks);
-		else if (p->is_request || p->is_reply)
-			nm_echo(skb, side);
-	}
-	if (nm_features & (NM_FEATURE_TIMING | NM_FEATURE_PROTOCOL) && p->payload_bytes &&
-	    (tcp ? !(track->side[side].marks & NM_SIDE_KNOWN) : before < NM_FIRST_DATAGRAMS))
-		nm_first_payload(skb, side);
 }
 
 #endif

@@ -196,7 +196,7 @@ struct nm_timing {
 	u32 request_us;	   /* when the request that waits passed, low bits of CLOCK_MONOTONIC; 0 = none waits */
 	u8 app;		   /* enum nm_app | NM_APP_UNSURE */
 	u8 app_tries[2];   /* payloads of each side that were looked at */
-	u8 app_detail;	   /* by protocol: TLS minor version + 1 */
+	u8 app_detail;	   /* by protocol: TLS minor version + 1; DNS: the last (rcode + 1) << 4 | enum nm_dns_type */
 	u16 zero_windows[2];
 	u16 repeat_bursts[2]; /* three or more acknowledgements repeated in a row */
 };
@@ -226,7 +226,7 @@ enum nm_app {
 
 #define NM_APP_UNSURE 0x80 /* bit of nm_timing.app: one side looks like it, the other has to agree; told to nobody */
 
-#define NM_LANES 12 /* buckets of the histogram of round trips */
+#define NM_LANES 12 /* buckets of the histograms of round trips and of response times */
 
 /* What is rarely written. */
 struct nm_detail {
@@ -243,45 +243,15 @@ _Static_assert(sizeof(struct nm_detail) == 64, "one cache line");
 #define NM_WHO_FOUND  (1U << 30) /* the socket was found by its ports: valid if the address is one of this host's */
 #define NM_WHO_FLAGS  (NM_WHO_CGROUP | NM_WHO_FOUND)
 
-/* A process with sockets, as it was when it made one. */
-struct nm_name {
-	u64 cgroup; /* number in the cgroup2 tree */
-	u32 tgid;   /* in the first PID namespace */
-	u32 pad;
-	char comm[16]; /* of the thread group's leader */
-};
-_Static_assert(sizeof(struct nm_name) == 32, "no padding");
-
-#define NM_LEVELS      8
-#define NM_LEVEL_BYTES 128
-
-/* Where a cgroup is: its name, its parent's, and so on, each filled up with 0. What is beyond the levels or the bytes is left out. */
-struct nm_path {
-	u32 levels;	 /* how many names are valid, at least 1; 0 = they are being written */
-	u32 level_bytes; /* of each */
-	char names[NM_LEVELS * NM_LEVEL_BYTES];
-};
-_Static_assert(sizeof(struct nm_path) == 8 + NM_LEVELS * NM_LEVEL_BYTES, "no padding");
-
-#define NM_FEATURE_TIMING   0x01 /* latency_tracking: sequences, round trips, first bytes */
-#define NM_FEATURE_PRECISE  0x02 /* latency_tracking.precision: every segment */
-#define NM_FEATURE_PROTOCOL 0x04 /* protocol_detection */
-#define NM_FEATURE_WHO	    0x08 /* process_attribution */
-#define NM_FEATURE_HARDWARE 0x10 /* capture.timestamp_source: hardware */
-
-/* Tunnels that are looked into (nm_decapsulate), or-ed; one of them: what a packet or flow was seen in. */
-#define NM_TUNNEL_VXLAN	 0x01 /* RFC 7348 */
-#define NM_TUNNEL_GENEVE 0x02 /* RFC 8926 */
-
-/* The tunnel that a flow was first seen in. */
-struct nm_tunnel {
-	u8 address[2][16]; /* of the outer packet: whence, whither, as the opener's packets go; as in nm_cold */
-	u32 vni;
-	u8 kind;   /* NM_TUNNEL_ */
-	u8 family; /* of the addresses, 4 or 6 */
-	u8 pad[2];
-};
-_Static_assert(sizeof(struct nm_tunnel) == 40, "no padding");
+#define NM_FEATURE_TIMING    0x01  /* latency_tracking: sequences, round trips, first bytes */
+#define NM_FEATURE_PRECISE   0x02  /* latency_tracking.precision: every segment */
+#define NM_FEATURE_PROTOCOL  0x04  /* protocol_detection */
+#define NM_FEATURE_WHO	     0x08  /* process_attribution */
+#define NM_FEATURE_HARDWARE  0x10  /* capture.timestamp_source: hardware */
+#define NM_FEATURE_DNS	     0x100 /* protocol_detection of dns: queries and responses */
+#define NM_FEATURE_DNS_NAMES 0x200 /* protocol_detection.dns_names: the last name that was asked for */
+#define NM_FEATURE_HTTP	     0x400 /* protocol_detection of http: responses and their time */
+#define NM_FEATURE_MESSAGES  (NM_FEATURE_DNS | NM_FEATURE_HTTP)
 
 /*
  * Eight flows. tags[] alone decides whether a slot is taken: 0 = free, a 63-bit fingerprint of the
@@ -325,23 +295,6 @@ struct nm_volume {
 	u64 bytes;
 };
 
-#define NM_ELSEWHERE 0xffffffff /* nm_drop_key.ifindex: an interface of another network namespace */
-
-/* Packets that the kernel dropped are counted by these. */
-struct nm_drop_key {
-	u32 reason;  /* the running kernel's enum skb_drop_reason; a subsystem's number in the upper 16 bits */
-	u32 ifindex; /* in the agent's network namespace; 0 = none is known */
-};
-_Static_assert(sizeof(struct nm_drop_key) == 8, "no padding");
-
-/* Drops of one flow. */
-struct nm_flow_drops {
-	u64 packets; /* atomic adds */
-	u32 last_reason;
-	u32 pad;
-};
-_Static_assert(sizeof(struct nm_flow_drops) == 16, "no padding");
-
 /* Switches and words between agent and programs, in .bss; all single stores. */
 struct nm_control {
 	u32 current;  /* table that takes new flows */
@@ -362,5 +315,7 @@ struct nm_control {
 	u32 pad1[13];
 };
 _Static_assert(sizeof(struct nm_control) == 128, "two cache lines");
+
+#include "nm_parts.h"
 
 #endif

@@ -23,6 +23,7 @@ use super::source::{Source, Which};
 use super::status::FlowTally;
 use crate::collector::Part;
 use crate::flow::update::Flow;
+use crate::kernel::messages::Messages;
 
 /// Chunks of a dump that may wait for a slow client.
 const CHUNKS: usize = 16;
@@ -120,6 +121,24 @@ fn parse(pairs: &[(String, String)]) -> Result<Request, super::filter::BadParame
     Ok(request)
 }
 
+/// What is known of the messages of a protocol.
+async fn messages<S: Source, T: serde::Serialize + Send + 'static>(
+    source: Arc<S>,
+    protocol: &str,
+    pick: fn(Messages) -> Option<T>,
+) -> Reply {
+    match tokio::task::spawn_blocking(move || pick(source.messages())).await {
+        Ok(Some(totals)) => Reply(json(StatusCode::OK, &totals)),
+        Ok(None) => Reply(error(
+            StatusCode::NOT_FOUND,
+            &format!(
+                "{protocol} messages are not looked at: features.protocol_detection is off or leaves {protocol} out"
+            ),
+        )),
+        Err(failure) => Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())),
+    }
+}
+
 /// Serves until `until` is over.
 pub async fn serve<S: Source>(
     listener: UnixListener,
@@ -152,6 +171,12 @@ pub async fn serve<S: Source>(
             Err(failure) => Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())),
         }
     });
+    let dns = warp::path!("v1" / "stats" / "dns")
+        .and(given.clone())
+        .then(|source: Arc<S>| async move { messages(source, "dns", |messages| messages.dns).await });
+    let http = warp::path!("v1" / "stats" / "http")
+        .and(given.clone())
+        .then(|source: Arc<S>| async move { messages(source, "http", |messages| messages.http).await });
     let alerts = warp::path!("v1" / "alerts")
         .and(given.clone())
         .then(|source: Arc<S>| async move { Reply(json(StatusCode::OK, &source.alerts())) });
@@ -193,9 +218,10 @@ pub async fn serve<S: Source>(
     let unknown = warp::any().map(|| {
         Reply(error(
             StatusCode::NOT_FOUND,
-            "there are /v1/status, /v1/flows, /v1/stats/flows, /v1/alerts and /v1/drops",
+            "there are /v1/status, /v1/flows, /v1/stats/flows, /v1/stats/dns, /v1/stats/http, /v1/alerts and /v1/drops",
         ))
     });
+    let stats = stats.or(dns).unify().or(http).unify();
     let routes = warp::get().and(
         status.or(stats).unify().or(alerts).unify().or(drops).unify().or(flows).unify().or(unknown).unify(),
     );

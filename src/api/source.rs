@@ -9,6 +9,7 @@ use crate::collector::Part;
 use crate::detect::alert::AlertRecord;
 use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
+use crate::kernel::messages::Messages;
 use crate::kernel::stats::DropStats;
 
 /// Which flows.
@@ -32,6 +33,8 @@ pub trait Source: Send + Sync + 'static {
     fn alerts(&self) -> Vec<AlertRecord>;
     /// Packets that the kernel dropped; `None` once the collector has ended. Blocking.
     fn drops(&self) -> Option<DropStats>;
+    /// DNS and HTTP/1. Blocking.
+    fn messages(&self) -> Messages;
     /// Whether updates are folded (`flow.aggregation`): then each is what happened in an interval, and goes with no flow of
     /// the table.
     fn folds(&self) -> bool;

@@ -74,6 +74,10 @@ pub enum Flows {
 pub enum Stats {
     /// Flows by protocol, state and direction; top talkers; memory per flow
     Flows,
+    /// DNS queries by type, responses by rcode, and how long they took
+    Dns,
+    /// HTTP/1 responses by server and class, and how long they took
+    Http,
 }
 
 /// Filters of a dump. All that are given must match.

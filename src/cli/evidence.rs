@@ -59,6 +59,7 @@ pub(super) fn evidence(about: &[&FlowRecord], turned: bool) -> Vec<String> {
             "ICMP said that packets are too big for the way: if transfers hang, look at the MTU".into(),
         );
     }
+    lines.extend(dns(about));
     let mut drops: BTreeMap<&str, (u64, usize)> = BTreeMap::new();
     for drop in about.iter().filter_map(|flow| flow.drops.as_ref()) {
         let sum = drops.entry(&drop.last_reason).or_default();
@@ -121,6 +122,25 @@ fn losses(about: &[&FlowRecord]) -> Vec<String> {
         lines.push(format!(
             "a window closed {closed} times: a receiver does not read as fast as it is sent to"
         ));
+    }
+    lines
+}
+
+/// What DNS answered, and what it did not.
+fn dns(about: &[&FlowRecord]) -> Vec<String> {
+    let mut rcodes: BTreeMap<&str, usize> = BTreeMap::new();
+    let said = about.iter().filter_map(|flow| flow.dns.as_ref()?.rcode.as_deref());
+    for rcode in said.filter(|rcode| *rcode != "NOERROR") {
+        *rcodes.entry(rcode).or_default() += 1;
+    }
+    let told = |(rcode, count)| format!("DNS answered {rcode} last in {count} conversations");
+    let mut lines: Vec<String> = rcodes.into_iter().map(told).collect();
+    let unanswered = |dns: &crate::flow::record::DnsDetail| {
+        dns.queries.unwrap_or(0).saturating_sub(dns.responses.unwrap_or(0))
+    };
+    let unanswered: u32 = about.iter().filter_map(|flow| flow.dns.as_ref()).map(unanswered).sum();
+    if unanswered > 0 {
+        lines.push(format!("{unanswered} DNS queries were not answered"));
     }
     lines
 }

@@ -52,6 +52,8 @@ async fn execute(arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Command::Status => show::status(&client.get("/v1/status").await?, output),
         Command::Stats(Stats::Flows) => show::flow_stats(&client.get("/v1/stats/flows").await?, output),
+        Command::Stats(Stats::Dns) => show::dns_stats(&client.get("/v1/stats/dns").await?, output),
+        Command::Stats(Stats::Http) => show::http_stats(&client.get("/v1/stats/http").await?, output),
         Command::Alerts => show::alerts(&client.get::<Vec<_>>("/v1/alerts").await?, output),
         Command::Drops => show::drops(&client.get("/v1/drops").await?, output),
         Command::Why { src, dst } => show::why(&why::ask(&client, src, dst).await?, output),

@@ -1,6 +1,6 @@
 //! Showing answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufWriter, Write};
 
 use anyhow::{Context, Result};
@@ -14,7 +14,9 @@ use super::why::Answer;
 use crate::api::status::{FlowStats, Status};
 use crate::detect::alert::AlertRecord;
 use crate::detect::kind::Kind;
+use crate::flow::messages::Times;
 use crate::flow::record::FlowRecord;
+use crate::kernel::messages::{CLASSES, DnsTotals, HttpServer, HttpTotals};
 use crate::kernel::stats::DropStats;
 
 fn print(text: &str) -> Result<()> {
@@ -187,6 +189,60 @@ pub fn flow_stats(stats: &FlowStats, output: Output) -> Result<()> {
             bytes(talker.bytes),
             talker.flows.to_string(),
         ]);
+    }
+    print(&table.to_string())
+}
+
+fn times(times: &Times) -> Vec<String> {
+    let bounds = times.bounds_us.iter().map(|us| format!("up to {}", duration(u64::from(*us))));
+    let rows = bounds.chain([String::from("longer")]).zip(&times.counts);
+    rows.map(|(bound, count)| format!("{bound:<16} {count}")).collect()
+}
+
+fn mean(times: &Times) -> String {
+    times.mean_us().map_or_else(|| "-".into(), duration)
+}
+
+/// `stats dns`
+pub fn dns_stats(dns: &DnsTotals, output: Output) -> Result<()> {
+    if output != Output::Table {
+        return document(dns, output);
+    }
+    let total = |counts: &BTreeMap<String, u64>| counts.values().sum::<u64>();
+    print(&format!(
+        "{} queries, {} responses after {} on average, {} without one; {} sent again, {} unmatched, {} malformed, {} not looked at\n",
+        total(&dns.queries),
+        total(&dns.responses),
+        mean(&dns.latency),
+        dns.unanswered,
+        dns.repeated,
+        dns.unmatched + dns.lost,
+        dns.malformed,
+        dns.unseen
+    ))?;
+    let mut table = tables::table(&["BY", "", "COUNT"]);
+    for (group, counts) in [("type", &dns.queries), ("rcode", &dns.responses)] {
+        for (name, count) in counts.iter().filter(|(_, count)| **count > 0) {
+            table.add_row([group.to_owned(), name.clone(), count.to_string()]);
+        }
+    }
+    print(&format!("{table}\n\nlatency\n  {}", times(&dns.latency).join("\n  ")))
+}
+
+/// `stats http`
+pub fn http_stats(http: &HttpTotals, output: Output) -> Result<()> {
+    match output {
+        Output::Json => return document(http, output),
+        Output::Ndjson => return http.servers.iter().try_for_each(|server| document(server, output)),
+        Output::Table => {}
+    }
+    let mut table = tables::table(&["SERVER", "1XX", "2XX", "3XX", "4XX", "5XX", "MEAN TIME"]);
+    let mut servers: Vec<&HttpServer> = http.servers.iter().collect();
+    servers.sort_by_key(|server| std::cmp::Reverse(server.responses.values().sum::<u64>()));
+    for server in servers {
+        let classes = CLASSES.map(|class| server.responses.get(class).copied().unwrap_or(0).to_string());
+        let row = [server.dst.clone()].into_iter().chain(classes).chain([mean(&server.latency)]);
+        table.add_row(row.collect::<Vec<_>>());
     }
     print(&table.to_string())
 }

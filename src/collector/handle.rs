@@ -14,6 +14,7 @@ use super::ledger::{Context, Departed};
 use super::tables::Tables;
 use super::view::FlowView;
 use super::work::Work;
+use crate::flow::present::AskedNames;
 use crate::flow::record::FlowDrops;
 use crate::flow::update::Sink;
 use crate::interfaces::{HostAddresses, Interface};
@@ -84,6 +85,7 @@ pub struct Handle {
     view: FlowView,
     names: Arc<Mutex<Arc<HashMap<u32, String>>>>,
     flow_drops: Option<FlowDropsView>,
+    asked: Option<Arc<dyn AskedNames>>,
 }
 
 /// The running thread.
@@ -103,6 +105,7 @@ impl Collector {
         // Packets of interfaces that no name is known for (test runs) are counted too.
         object.add_interface(0, 14)?;
         let nudge = Nudge::new()?;
+        let asked = object.dns_names()?.map(|names| Arc::new(names) as Arc<dyn AskedNames>);
         let context = Context {
             addresses: Arc::default(),
             local_peers: Arc::new(HashSet::new()),
@@ -115,7 +118,8 @@ impl Collector {
         let (commands, inbox) = sync_channel(COMMANDS);
         let names = Arc::new(Mutex::new(Arc::new(HashMap::new())));
         let flow_drops = object.flow_drops();
-        let handle = Handle { commands, nudge: nudge.clone(), view, names: Arc::clone(&names), flow_drops };
+        let names_known = Arc::clone(&names);
+        let handle = Handle { commands, nudge: nudge.clone(), view, names: names_known, flow_drops, asked };
         let (ready, started) = sync_channel(1);
         let (alive, ended) = oneshot::channel();
         let settings = settings.clone();
@@ -217,6 +221,11 @@ impl Handle {
     /// Packets that the kernel dropped, by flow id, of flows that had drops lately. Some microseconds a flow.
     pub fn flow_drops(&self) -> HashMap<u64, FlowDrops> {
         self.flow_drops.as_ref().map(FlowDropsView::read).unwrap_or_default()
+    }
+
+    /// Names that flows have asked for; `None` if they are not kept.
+    pub fn asked(&self) -> Option<Arc<dyn AskedNames>> {
+        self.asked.clone()
     }
 
     /// Whether a resize is under way (for tests and `status`).

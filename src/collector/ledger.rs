@@ -124,6 +124,7 @@ pub fn flow(snapshot: &Snapshot, context: &Context, now_ns: u64, gone: bool) -> 
         measured: context.timing.then(|| decode::measured(snapshot)),
         app: decode::app(&snapshot.timing),
         tls_version: decode::tls_version(&snapshot.timing),
+        dns: decode::dns(snapshot),
         icmp_errors: decode::icmp_errors(snapshot.hot.icmp_errors),
         icmp: matches!(cold.protocol, 1 | 58).then_some((cold.icmp_type, cold.icmp_code)),
         opener_seen: cold.opener_seen != 0,

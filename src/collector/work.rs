@@ -19,6 +19,7 @@ use crate::kernel::counters::{MALFORMED_KINDS, NOT_IP_KINDS, TUNNEL_KINDS};
 use crate::kernel::decode::{Event, EventKind};
 use crate::kernel::events::Events;
 use crate::kernel::grace::Grace;
+use crate::kernel::messages::{Messages, Servers};
 use crate::kernel::object::{Object, TABLE_ENTRIES, Transport};
 use crate::kernel::stats::{EventLoss, KernelStats, KindCount, Outcome, TableStats};
 use crate::kernel::table::{DEAD, MOVED, SLOTS, Table};
@@ -106,6 +107,7 @@ pub(super) struct Work {
     overflow_warned: Option<Instant>,
     resize_warned: Option<Instant>,
     context_changed: bool,
+    servers: Servers,
 }
 
 impl Work {
@@ -157,6 +159,7 @@ impl Work {
             overflow_warned: None,
             resize_warned: None,
             context_changed: false,
+            servers: Servers::default(),
             object,
             tables,
             events,
@@ -653,6 +656,10 @@ impl Work {
             fragments_unmatched: self.object.kind(nm_kind::NM_KIND_FRAGMENT_ORPHAN),
             drops,
             names_lost: self.object.kind(nm_kind::NM_KIND_NAME_LOST),
+            messages: Messages {
+                dns: self.object.dns_totals(),
+                http: self.servers.read(&self.object, Instant::now()),
+            },
             ebpf_cpu_seconds: self.object.run_time_ns().map(|ns| ns as f64 / 1e9),
         }
     }

@@ -168,6 +168,7 @@ section!(
         address: String = "Address; empty = by mode.",
         port: u16 = "Port.",
         top_pairs: u64 = "Address pairs with a series of their own.",
+        top_destinations: u64 = "HTTP servers with series of their own.",
     }
 );
 section!(
@@ -184,7 +185,11 @@ section!(
 );
 section!(
     /// `features.protocol_detection`
-    ProtocolDetection { enabled: bool = "On or off.", protocols: Vec<String> = "What to look for." }
+    ProtocolDetection {
+        enabled: bool = "On or off.",
+        protocols: Vec<String> = "What to look for.",
+        dns_names: bool = "Keep the last name that a flow has asked for.",
+    }
 );
 
 impl ProtocolDetection {

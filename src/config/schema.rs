@@ -115,6 +115,12 @@ pub const KEYS: &[Key] = &[
         "1000",
         "address pairs with a series of their own",
     ),
+    key(
+        "export.prometheus.top_destinations",
+        Kind::Integer(1, 100_000),
+        "200",
+        "HTTP servers with series of their own",
+    ),
     key("performance.workers", Kind::Integer(1, 64), "4", "threads for everything but collecting"),
     key(
         "performance.buffer_size",
@@ -130,6 +136,7 @@ pub const KEYS: &[Key] = &[
         "[http, http2, grpc, tls, dns, mysql, postgresql, redis, kafka, mongodb, amqp, mqtt, ssh, quic, memcached, nats]",
         "protocols to recognise",
     ),
+    key("features.protocol_detection.dns_names", Kind::Bool, "false", "keep names that DNS queries ask for"),
     key("features.latency_tracking.enabled", Kind::Bool, "true", "measure latency"),
     key("features.latency_tracking.precision", Kind::Choice(&["normal", "high"]), "normal", "how closely"),
     key(

@@ -112,6 +112,7 @@ fn fresh(key: &Key, update: &FlowUpdate) -> FlowUpdate {
         handshake_us: None,
         // Of many flows there is no one round trip.
         measured: None,
+        dns: None,
         folded: Some(Folded::default()),
         ..update.flow
     };

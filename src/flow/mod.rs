@@ -1,7 +1,7 @@
 //! Flows: what a conversation is, what became of it, and how it is told.
 //!
 //! Owns the types that every other room speaks: [`key`] (between whom), [`mod@who`] (whose sockets), [`app`] (in which protocol),
-//! [`measured`] (how well), [`tunnel`] (in what), [`update`] (what the collector reports),
+//! [`messages`] (what was asked), [`measured`] (how well), [`tunnel`] (in what), [`update`] (what the collector reports),
 //! [`record`] (what users read), and the rules that lead from one to the next: [`verdict`], [`direction`],
 //! [`present`], [`fold`]. Pure: nothing here touches the kernel, the network or a clock.
 
@@ -11,6 +11,7 @@ pub mod direction;
 pub mod fold;
 pub mod key;
 pub mod measured;
+pub mod messages;
 pub mod present;
 pub mod record;
 #[cfg(test)]

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::app::App;
 use super::key::Protocol;
 use super::measured::{Measured, Side};
-use super::record::{End, Endpoint, FlowDrops, FlowRecord, IcmpDetail, TcpDetail, TcpSide, TlsDetail};
+use super::record::{
+    DnsDetail, End, Endpoint, FlowDrops, FlowRecord, IcmpDetail, TcpDetail, TcpSide, TlsDetail,
+};
 use super::update::Flow;
 use super::verdict::{ending, flag_letters};
 use super::who::{Names, Who};
@@ -25,6 +27,14 @@ pub struct Presenter {
     pub drops: Arc<HashMap<u64, FlowDrops>>,
     /// Who is at the ends; `None` when `features.process_attribution` is off.
     pub names: Option<Arc<dyn Names>>,
+    /// Names that were asked for, where they are kept.
+    pub asked: Option<Arc<dyn AskedNames>>,
+}
+
+/// Names that flows have asked for.
+pub trait AskedNames: std::fmt::Debug + Send + Sync {
+    /// The last one of the flow with this tag.
+    fn dns(&self, tag: u64) -> Option<String>;
 }
 
 impl Presenter {
@@ -70,6 +80,13 @@ impl Presenter {
                 version: flow.tls_version.map(|version| version.name().into()),
                 sni: None,
                 alpn: None,
+            }),
+            dns: flow.dns.map(|dns| DnsDetail {
+                queries: dns.queries,
+                responses: dns.responses,
+                kind: dns.kind.map(|kind| kind.name().into()),
+                rcode: dns.rcode.map(|rcode| rcode.name().into()),
+                name: self.asked.as_ref().and_then(|asked| asked.dns(flow.tag())),
             }),
             interfaces: flow
                 .seen_on

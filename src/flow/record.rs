@@ -308,6 +308,22 @@ pub struct TlsDetail {
     pub alpn: Option<String>,
 }
 
+/// What only DNS can tell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsDetail {
+    /// Queries, those sent again not counted twice; `null` over TCP.
+    pub queries: Option<u32>,
+    /// Responses to them; `null` over TCP.
+    pub responses: Option<u32>,
+    /// Type of the last query, like `AAAA`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// How the last response turned out, like `NXDOMAIN`.
+    pub rcode: Option<String>,
+    /// The last name that was asked for; `null` unless `features.protocol_detection.dns_names` is on.
+    pub name: Option<String>,
+}
+
 /// One conversation, both directions. `src` opened it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FlowRecord {
@@ -362,6 +378,8 @@ pub struct FlowRecord {
     pub app_guess: Option<String>,
     /// TLS only.
     pub tls: Option<TlsDetail>,
+    /// DNS only.
+    pub dns: Option<DnsDetail>,
     /// Interfaces that saw it, the one that counts it first.
     pub interfaces: Vec<String>,
     /// The tunnel that it was first seen in, with `capture.decapsulate`; a flow that goes bare is `null`.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::app::{App, TlsVersion};
 use super::key::FlowKey;
 use super::measured::{Measured, NewRtts};
+use super::messages::FlowDns;
 use super::record::{Direction, IcmpErrors, Reason, State, Status};
 use super::tunnel::Tunnel;
 use super::who::Who;
@@ -79,6 +80,8 @@ pub struct Flow {
     pub app: Option<App>,
     /// Version that the server has chosen, TLS only.
     pub tls_version: Option<TlsVersion>,
+    /// DNS only; `None` when it is not looked at.
+    pub dns: Option<FlowDns>,
     /// Type and code of the first packet, ICMP only.
     pub icmp: Option<(u8, u8)>,
     /// ICMP errors that quoted it.
@@ -114,6 +117,7 @@ impl Flow {
             measured: None,
             app: None,
             tls_version: None,
+            dns: None,
             icmp: None,
             icmp_errors: IcmpErrors::default(),
             opener_seen: true,
@@ -122,6 +126,11 @@ impl Flow {
             tunnel: None,
             folded: None,
         }
+    }
+
+    /// The tag of its slot.
+    pub fn tag(&self) -> u64 {
+        self.id ^ self.start_ns.rotate_left(32)
     }
 }
 

@@ -10,6 +10,7 @@ use super::table::Snapshot;
 use crate::flow::app::{App, TlsVersion};
 use crate::flow::key::{FlowKey, Protocol};
 use crate::flow::measured::{Measured, Rtt, Side};
+use crate::flow::messages::{FlowDns, QueryType, Rcode};
 use crate::flow::record::{IcmpError, IcmpErrors};
 use crate::flow::tunnel::{Tunnel, TunnelKind};
 use crate::flow::who::Who;
@@ -19,6 +20,10 @@ const MARK_RESET: u8 = 0x02;
 const MARK_RESET_BY: u8 = 0x04;
 /// `NM_MARK_TUNNEL`
 pub(super) const MARK_TUNNEL: u8 = 0x10;
+/// `NM_MARK_MESSAGES` of the same.
+const MARK_MESSAGES: u8 = 0x08;
+/// IP protocol number of UDP.
+const UDP: u8 = 17;
 
 /// Why the programs speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +100,7 @@ pub fn icmp_errors(bits: u8) -> IcmpErrors {
     BITS.iter().filter(|(bit, _)| u32::from(bits) & bit.0 != 0).map(|(_, error)| *error).collect()
 }
 
-fn address(raw: &[u8; 16], family: u8) -> Option<IpAddr> {
+pub(super) fn address(raw: &[u8; 16], family: u8) -> Option<IpAddr> {
     match family {
         4 => Some(IpAddr::V4(Ipv4Addr::new(raw[0], raw[1], raw[2], raw[3]))),
         6 => Some(IpAddr::V6(Ipv6Addr::from(*raw))),
@@ -221,6 +226,18 @@ pub fn who(snapshot: &Snapshot, is_local: impl Fn(&IpAddr) -> bool) -> [Who; 2] 
             _ => Who::Unknown,
         },
         socket => Who::Socket(socket),
+    })
+}
+
+/// DNS of the flow in a slot; `None` if it is no DNS, or is not looked at.
+pub fn dns(snapshot: &Snapshot) -> Option<FlowDns> {
+    let is_dns = u32::from(snapshot.timing.app) == nm_app::NM_APP_DNS.0;
+    let counted = |count: u32| (snapshot.cold.protocol == UDP).then_some(count);
+    (is_dns && snapshot.hot.marks & MARK_MESSAGES != 0).then(|| FlowDns {
+        queries: counted(snapshot.dns.queries),
+        responses: counted(snapshot.dns.responses),
+        kind: QueryType::of(snapshot.timing.app_detail & 0xf),
+        rcode: Rcode::of(snapshot.timing.app_detail >> 4),
     })
 }
 

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::decode;
 use super::drops::{self, Drops, Watch};
-use super::skeleton::types::nm_transport;
+use super::skeleton::types::{nm_http_counts, nm_http_server, nm_transport};
 use super::skeleton::{NetmonSkel, NetmonSkelBuilder};
 use super::table::{Layout, Table, word};
 use crate::flow::app::App;
@@ -77,6 +77,8 @@ pub struct Features {
     pub who: bool,
     /// Tunnels whose inner packets are counted.
     pub tunnels: Option<LookInto>,
+    /// Messages of application protocols, with `protocols` only.
+    pub messages: MessageFeatures,
 }
 
 /// Tunnels that are looked into.
@@ -88,6 +90,19 @@ pub struct LookInto {
     pub flows: u32,
 }
 
+/// Which messages are looked into.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MessageFeatures {
+    /// DNS queries and responses.
+    pub dns: bool,
+    /// The last name that was asked for in a flow.
+    pub dns_names: bool,
+    /// HTTP/1 responses, with a place of their own for so many servers.
+    pub http_servers: Option<u32>,
+    /// Upper bounds of the histogram's buckets, microseconds: the same as those of round trips.
+    pub bounds_us: Vec<u32>,
+}
+
 impl Features {
     fn bits(&self) -> u32 {
         u32::from(self.timing.is_some())
@@ -95,6 +110,12 @@ impl Features {
             | u32::from(!self.protocols.is_empty()) << 2
             | u32::from(self.who) << 3
             | u32::from(self.hardware && self.timing.is_some()) << 4
+            | if self.protocols.is_empty() { 0 } else { self.messages.bits() }
+    }
+
+    /// Upper bounds of the buckets of all histograms, microseconds.
+    fn bounds_us(&self) -> &[u32] {
+        self.timing.as_ref().unwrap_or(&self.messages.bounds_us)
     }
 
     /// What a slot must hold for it.
@@ -130,6 +151,14 @@ const ATTEMPTS: [&[Part]; 5] = [
     &[Part::Drops],
     &[Part::OlderSockets, Part::Names, Part::Drops],
 ];
+
+impl MessageFeatures {
+    fn bits(&self) -> u32 {
+        u32::from(self.dns) << 8
+            | u32::from(self.dns && self.dns_names) << 9
+            | u32::from(self.http_servers.is_some()) << 10
+    }
+}
 
 /// Why the kernel side could not be set up.
 #[derive(Debug, Error)]
@@ -240,7 +269,7 @@ impl Object {
             rodata.nm_apps =
                 options.features.protocols.iter().fold(0, |set, app| set | 1 << decode::app_number(*app));
             rodata.nm_bounds_us = [u32::MAX; LANES - 1];
-            for (bound, us) in rodata.nm_bounds_us.iter_mut().zip(options.features.timing.iter().flatten()) {
+            for (bound, us) in rodata.nm_bounds_us.iter_mut().zip(options.features.bounds_us()) {
                 *bound = *us;
             }
             let looked_into = options.features.tunnels.iter().flat_map(|tunnels| &tunnels.kinds);
@@ -289,6 +318,18 @@ impl Object {
                 map.set_value_size(4).map_err(step("replace the ring buffer"))?;
             }
         }
+        let messages = &options.features.messages;
+        // A map that no program uses: libbpf-rs can't leave it out.
+        for (map, used) in
+            [(&mut open.maps.nm_dns_waits, messages.dns), (&mut open.maps.nm_dns_names, messages.dns_names)]
+        {
+            if !used {
+                map.set_max_entries(1).map_err(step("size a map"))?;
+            }
+        }
+        // One more for the rest.
+        let servers = messages.http_servers.map_or(1, |servers| servers.saturating_add(1));
+        open.maps.nm_http.set_max_entries(servers).map_err(step("size a map"))?;
         let mut skel = open.load().map_err(refused)?;
         if let Some(bss) = skel.maps.bss_data.as_deref_mut() {
             word(&mut bss.nm_control.previous).store(NO_TABLE, Ordering::Relaxed);
@@ -297,6 +338,11 @@ impl Object {
             word(&mut bss.nm_control.room).store(u32::MAX, Ordering::Relaxed);
             word(&mut bss.nm_control.wake_bytes).store(ring / 2, Ordering::Relaxed);
         }
+        let rest = [0; size_of::<nm_http_counts>()];
+        skel.maps
+            .nm_http
+            .update(&[0; size_of::<nm_http_server>()], &rest, MapFlags::ANY)
+            .map_err(step("make a place for HTTP servers without one"))?;
         let drops = drops.and_then(|drops| {
             let attached = skel.progs.nm_drop.attach();
             let link = attached
@@ -443,6 +489,10 @@ impl Object {
             maps.nm_overflow.as_fd(),
             maps.nm_kinds.as_fd(),
             maps.nm_overflow_at.as_fd(),
+            maps.nm_dns_waits.as_fd(),
+            maps.nm_dns_totals.as_fd(),
+            maps.nm_dns_names.as_fd(),
+            maps.nm_http.as_fd(),
             maps.nm_ring.as_fd(),
             maps.nm_perf.as_fd(),
             maps.nm_drops.as_fd(),

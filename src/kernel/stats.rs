@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::messages::Messages;
+
 /// What became of a packet. Each packet seen on a hook has exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -183,6 +185,9 @@ pub struct KernelStats {
     /// Sockets that have no name for want of room or memory.
     #[serde(default)]
     pub names_lost: u64,
+    /// DNS and HTTP/1; told apart from the rest.
+    #[serde(skip)]
+    pub messages: Messages,
     /// CPU seconds spent in our programs, `None` while the kernel's BPF statistics are off.
     pub ebpf_cpu_seconds: Option<f64>,
 }

@@ -13,7 +13,9 @@ use libbpf_rs::{MapHandle, MapType};
 use memmap2::{MmapOptions, MmapRaw};
 
 use super::decode;
-use super::skeleton::types::{nm_bucket, nm_cold, nm_detail, nm_hot, nm_timing, nm_told, nm_track, nm_wide};
+use super::skeleton::types::{
+    nm_bucket, nm_cold, nm_detail, nm_dns, nm_hot, nm_timing, nm_told, nm_track, nm_wide,
+};
 use crate::flow::measured::NewRtts;
 use crate::flow::update::Counters;
 
@@ -24,6 +26,7 @@ pub const DEAD: u64 = 1 << 63;
 /// Note of `nm_move` on a slot: its flow lives on in another (`NM_FLAG_MOVED`).
 pub const MOVED: u8 = 0x80;
 
+const UDP: u8 = 17;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_F_INNER_MAP: u32 = 1 << 12;
 
@@ -72,6 +75,8 @@ pub struct Snapshot {
     pub timing: nm_timing,
     /// The same.
     pub detail: nm_detail,
+    /// The same of DNS over UDP.
+    pub dns: nm_dns,
 }
 
 impl Table {
@@ -120,6 +125,12 @@ impl Table {
         if self.layout == Layout::Wide { self.field(slot, offset) } else { None }
     }
 
+    /// Address of a slot's `nm_dns`, which lies over its `nm_track`.
+    fn dns_field(&self, slot: u32) -> Option<*mut nm_dns> {
+        const { assert!(size_of::<nm_dns>() <= size_of::<nm_track>()) };
+        Some(self.wide_field::<nm_track>(slot, offset_of!(nm_wide, track))?.cast())
+    }
+
     /// Address of a bucket field's element `index` for a slot; `None` beyond the table.
     fn field<T>(&self, slot: u32, offset: usize) -> Option<*mut T> {
         let (bucket, index) = (slot / SLOTS, slot % SLOTS);
@@ -162,8 +173,11 @@ impl Table {
         let detail = self.wide_field::<nm_detail>(slot, offset_of!(nm_wide, detail));
         // SAFETY: as above.
         let detail = detail.map_or_else(nm_detail::default, |detail| unsafe { detail.read_volatile() });
+        let dns = self.dns_field(slot).filter(|_| cold.protocol == UDP);
+        // SAFETY: as above.
+        let dns = dns.map_or_else(nm_dns::default, |dns| unsafe { dns.read_volatile() });
         let again = self.tag(slot);
-        (again & !DEAD == tag & !DEAD).then_some(Snapshot { tag: again, hot, cold, timing, detail })
+        (again & !DEAD == tag & !DEAD).then_some(Snapshot { tag: again, hot, cold, timing, detail, dns })
     }
 
     /// Tick of the last packet of either direction; reads one cache line.
@@ -355,6 +369,15 @@ impl Table {
         }
         // SAFETY: as above.
         unsafe { add64(&raw mut (*detail).lanes_sum_us, old.detail.lanes_sum_us) };
+        if old.cold.protocol == UDP
+            && let Some(dns) = self.dns_field(slot)
+        {
+            // SAFETY: as above.
+            unsafe {
+                add32(&raw mut (*dns).queries, old.dns.queries);
+                add32(&raw mut (*dns).responses, old.dns.responses);
+            }
+        }
         let told = self.told_retransmits(slot).wrapping_add(told_retransmits);
         self.tell_retransmits(slot, told);
     }

@@ -5,6 +5,7 @@
 
 pub mod flows;
 pub mod http;
+mod messages;
 pub mod process;
 pub mod readiness;
 pub mod render;

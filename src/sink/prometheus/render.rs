@@ -10,6 +10,7 @@ use prometheus::proto::{
 use prometheus::{Encoder, TextEncoder};
 
 use super::flows::{FlowMetrics, Observations};
+use super::messages;
 use super::process::Process;
 use super::summary::Summary;
 use super::top_pairs::TopPairs;
@@ -35,7 +36,7 @@ pub struct Exporter {
     started_seconds: f64,
 }
 
-struct Page(Vec<MetricFamily>);
+pub(super) struct Page(Vec<MetricFamily>);
 
 fn labels(pairs: &[(&str, &str)]) -> Vec<LabelPair> {
     let make = |(name, value): &(&str, &str)| {
@@ -48,7 +49,7 @@ fn labels(pairs: &[(&str, &str)]) -> Vec<LabelPair> {
 }
 
 impl Page {
-    fn family(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
+    pub(super) fn family(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
         if metrics.is_empty() {
             return;
         }
@@ -60,7 +61,7 @@ impl Page {
         self.0.push(family);
     }
 
-    fn counter(&mut self, name: &str, help: &str, metrics: Vec<Metric>) {
+    pub(super) fn counter(&mut self, name: &str, help: &str, metrics: Vec<Metric>) {
         self.family(name, help, MetricType::COUNTER, metrics);
     }
 
@@ -85,11 +86,11 @@ impl Page {
     }
 }
 
-fn count(pairs: &[(&str, &str)], value: u64) -> Metric {
+pub(super) fn count(pairs: &[(&str, &str)], value: u64) -> Metric {
     sum(pairs, value as f64)
 }
 
-fn sum(pairs: &[(&str, &str)], value: f64) -> Metric {
+pub(super) fn sum(pairs: &[(&str, &str)], value: f64) -> Metric {
     let mut counter = Counter::default();
     counter.set_value(value);
     let mut metric = Metric::default();
@@ -108,7 +109,7 @@ fn level(pairs: &[(&str, &str)], value: f64) -> Metric {
 }
 
 /// A histogram with these upper bounds; observations beyond the last come after it.
-fn histogram(pairs: &[(&str, &str)], bounds: &[f64], observed: &Observations) -> Metric {
+pub(super) fn histogram(pairs: &[(&str, &str)], bounds: &[f64], observed: &Observations) -> Metric {
     let mut histogram = Histogram::default();
     let mut cumulative = 0;
     let mut buckets = Vec::with_capacity(bounds.len() + 1);
@@ -159,6 +160,8 @@ impl Exporter {
         self.flow_families(&mut page);
         if let Some(stats) = (self.kernel)() {
             self.kernel_families(&mut page, &stats);
+            let weight = self.flows.lock().unwrap_or_else(PoisonError::into_inner).weight;
+            messages::families(&mut page, &stats.messages, weight);
         }
         if let Some(names) = &self.names {
             self.name_families(&mut page, names);

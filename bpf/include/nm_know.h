@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What features ask of the packets that are counted: which of nm_timing.h, nm_app.h and nm_message.h has to look at each. */
+#ifndef NM_KNOW_H
+#define NM_KNOW_H
+
+#include "nm_app.h"
+#include "nm_message.h"
+#include "nm_who.h"
+
+#define NM_FIRST_DATAGRAMS 4 /* of each side, that are looked into */
+
+/*
+ * From now on each payload of the flow is looked at, if its protocol is one of those. Multicast DNS and LLMNR answer from elsewhere, if
+ * at all (RFC 6762 5.1, RFC 4795 2.3).
+ */
+static __always_inline void nm_expect_messages(struct nm_wide *wide, u32 slot, const struct nm_packet *p)
+{
+	u8 app = wide->timing[slot].app;
+	u16 port_be = p->destination_port_be;
+
+	if (app == NM_APP_DNS ? nm_features & NM_FEATURE_DNS && port_be != bpf_htons(5353) && port_be != bpf_htons(5355)
+			      : app == NM_APP_HTTP && nm_features & NM_FEATURE_HTTP)
+		wide->narrow.hot[slot].marks |= NM_MARK_MESSAGES;
+}
+
+/* The first payloads of a flow: how long the opener waited for an answer, and what they speak. */
+NM_GLOBAL int nm_first_payload(struct __sk_buff *skb, u32 side)
+{
+	struct nm_scratch *scratch = nm_in_hand();
+	struct nm_timing *timing;
+	struct nm_wide *wide;
+	u32 slot, now_us;
+	bool timed;
+	u8 opener, known;
+
+	if (!scratch)
+		return 0;
+	wide = nm_wide_at(&scratch->at);
+	if (!wide)
+		return 0;
+	slot = scratch->at.slot & (NM_SLOTS - 1);
+	side &= 1;
+	timing = &wide->timing[slot];
+	opener = wide->narrow.cold[slot].opener & 1;
+	if (nm_features & NM_FEATURE_TIMING && !timing->first_byte_us) {
+		now_us = nm_now_us();
+		if (side == opener) {
+			if (!timing->request_us)
+				timing->request_us = now_us ?: 1;
+		} else if (timing->request_us) {
+			timing->first_byte_us = now_us - timing->request_us ?: 1;
+			/* Else nm_message() decides whether this is what the request waits for. */
+			if (!(wide->narrow.hot[slot].marks & NM_MARK_MESSAGES))
+				timing->request_us = 0;
+		}
+	}
+	timed = side == opener || !(nm_features & NM_FEATURE_TIMING) || timing->first_byte_us;
+	if (nm_features & NM_FEATURE_PROTOCOL) {
+		known = timing->app;
+		timed &= !!nm_recognise(skb, side);
+		/* Not again: it may have gone over to another protocol. */
+		if (nm_features & NM_FEATURE_MESSAGES && timing->app != known)
+			nm_expect_messages(wide, slot, &scratch->packet);
+	}
+	if (timed)
+		wide->track[slot].side[side].marks |= NM_SIDE_KNOWN;
+	return 0;
+}
+
+/* Whether a segment begins before the end of what was seen: it was sent again, or probes. */
+static __always_inline bool nm_is_old(const struct nm_side *me, const struct nm_packet *p)
+{
+	return me->marks & NM_SIDE_SEEN && (s32)(p->seq - me->next_seq) < 0;
+}
+
+/* Notes the end of a segment where nm_follow() does not. */
+static __always_inline void nm_advance(struct nm_side *me, const struct nm_packet *p)
+{
+	me->marks |= NM_SIDE_SEEN;
+	me->next_seq = p->seq + p->payload_bytes;
+}
+
+/* What features know of each packet that is counted. `before`: packets of this side until then. */
+static __always_inline void nm_know(struct __sk_buff *skb, struct nm_bucket *bucket, const struct nm_scratch *scratch,
+				    u32 side, u64 before, u32 now_ticks)
+{
+	const struct nm_packet *p = &scratch->packet;
+	u32 slot = scratch->at.slot & (NM_SLOTS - 1);
+	struct nm_track *track = &((struct nm_wide *)bucket)->track[slot];
+	const u32 *who = ((struct nm_wide *)bucket)->detail[slot].who;
+	bool tcp = p->protocol == IPPROTO_TCP, old = false;
+
+	side &= 1;
+	if (nm_features & NM_FEATURE_WHO && before < NM_WHO_PACKETS && (!who[side] || (!tcp && !who[!side])))
+		nm_ask_who(skb, side, bucket->hot[slot].owner[side]);
+	if (nm_features & NM_FEATURE_MESSAGES && tcp)
+		old = nm_is_old(&track->side[side], p);
+	if (nm_features & NM_FEATURE_TIMING) {
+		if (tcp)
+			nm_follow(skb, bucket, scratch, side, now_ticks);
+		else if (p->is_request || p->is_reply)
+			nm_echo(skb, side);
+	}
+	if (nm_features & (NM_FEATURE_TIMING | NM_FEATURE_PROTOCOL) && p->payload_bytes &&
+	    (tcp ? !(track->side[side].marks & NM_SIDE_KNOWN) : before < NM_FIRST_DATAGRAMS))
+		nm_first_payload(skb, side);
+	if (nm_features & NM_FEATURE_MESSAGES && bucket->hot[slot].marks & NM_MARK_MESSAGES && p->payload_bytes &&
+	    !old && !(p->tcp_flags & NM_TCP_RST)) {
+		if (tcp && !(nm_features & NM_FEATURE_TIMING))
+			nm_advance(&track->side[side], p);
+		nm_message(skb, side);
+	}
+}
+
+#endif
