@@ -484,6 +484,7 @@ impl Object {
             maps.nm_interfaces.as_fd(),
             maps.nm_near.as_fd(),
             maps.nm_scratch.as_fd(),
+            maps.nm_look.as_fd(),
             maps.nm_fragments.as_fd(),
             maps.nm_tunnels.as_fd(),
             maps.nm_overflow.as_fd(),
