@@ -302,9 +302,9 @@ pub struct FlowDrops {
 pub struct TlsDetail {
     /// Version that the server has chosen, like `1.3`.
     pub version: Option<String>,
-    /// Server name that the client asked for; `null` unless `features.protocol_detection.tls_names` is on.
+    /// Server name that the client asked for; `null`: not read yet.
     pub sni: Option<String>,
-    /// Application protocol that the client offers first; `null` as before.
+    /// Application protocol that the client offers first; `null`: not read yet.
     pub alpn: Option<String>,
 }
 
