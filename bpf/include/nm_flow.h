@@ -227,8 +227,11 @@ static __always_inline bool nm_open(struct __sk_buff *skb, struct nm_scratch *sc
 	if (!nm_claim(at, tag, &cold, &hot, &fresh))
 		return false;
 	if (fresh) {
-		u32 opened = __sync_fetch_and_add(&nm_control.opened, 1);
+		/* Read apart: an atomic add that returns something needs 5.12. Several CPUs may wake the reader. */
+		u32 opened = nm_control.opened;
 		bool wake = opened >= nm_control.room || (again && at->free <= NM_FEW);
+
+		__sync_fetch_and_add(&nm_control.opened, 1);
 
 		/* The table must grow before it's full, however soon that is: the reader says how much room there is.
 		 * Ports that are used anew fill their two buckets: it frees them. */
