@@ -254,6 +254,7 @@ fn what_is_cut_short_or_lies_is_no_query() {
         changed(12, 63),             // beyond the end
         changed(whole.len() - 1, 7), // a class that does not exist
         long(5, 63),                 // 321 bytes of name
+        long(1, 64),                 // one label of 64
         vec![0xff; 512],
     ];
     for (number, lie) in lies.iter().enumerate() {
