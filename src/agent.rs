@@ -4,7 +4,6 @@
 //! interfaces. Stop: interfaces, collector (detaches and tells the last), sinks, servers.
 
 use std::ops::ControlFlow;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,8 +21,7 @@ use crate::config::cli::Mode;
 use crate::config::{Attach, Config, Precision, Switch, TimestampSource, TransportChoice};
 use crate::detect::alert::AlertRecord;
 use crate::detect::{self, Detector, services};
-use crate::enrich::Host;
-use crate::enrich::tree::Tree;
+use crate::enrich::{Host, Naming, name_sockets};
 use crate::flow::cidr::Cidr;
 use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
@@ -31,7 +29,6 @@ use crate::flow::who::Names;
 use crate::interfaces::{Event, Follower, Selection};
 use crate::kernel::attach::Method;
 use crate::kernel::messages::Messages;
-use crate::kernel::names::Named;
 use crate::kernel::object::{Features, LookInto, MessageFeatures, Object, Options, Transport};
 use crate::kernel::stats::DropStats;
 use crate::sink::feed::{self, Feed};
@@ -59,13 +56,6 @@ struct State {
     folds: bool,
     names: Option<Arc<Host>>,
     naming: Naming,
-}
-
-/// What keeps sockets named, and what is missing of it.
-#[derive(Debug, Default)]
-struct Naming {
-    _held: Option<Named>,
-    notes: Vec<String>,
 }
 
 /// Runs until `stop` is over.
@@ -248,33 +238,6 @@ fn features(config: &Config) -> Features {
             flows: u32::try_from(config.max_flows()).unwrap_or(u32::MAX),
         }),
     }
-}
-
-/// Names the sockets of this host, as far as that is possible.
-fn name_sockets(object: &Object) -> std::io::Result<(Option<Arc<Host>>, Naming)> {
-    let Some(reader) = object.name_reader() else { return Ok((None, Naming::default())) };
-    let mut naming = Naming::default();
-    let tree = Tree::find(Path::new("/proc/self/mountinfo"));
-    match tree.as_ref().map(|tree| object.name_sockets(tree.folder().as_fd())) {
-        None => naming.notes.push(
-            "processes are not known, only cgroups: the root of the cgroup2 tree is not mounted here (in a container: \
-             mount the host's /sys/fs/cgroup)"
-                .into(),
-        ),
-        Some(Err(error)) => naming.notes.push(format!(
-            "processes are not known, only cgroups: cgroup/sock_create can't be attached ({error}); Linux 5.10 or later?"
-        )),
-        Some(Ok(named)) => {
-            if let Err(error) = &named.older {
-                naming.notes.push(format!(
-                    "sockets that are older than the agent are known by cgroup only: no iterator over them ({error}); \
-                     Linux 5.11 or later?"
-                ));
-            }
-            naming._held = Some(named);
-        }
-    }
-    Ok((Some(Arc::new(Host::start(Box::new(reader), tree)?)), naming))
 }
 
 /// Tells the collector which interfaces come and go.

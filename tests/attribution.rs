@@ -302,6 +302,30 @@ t = threading.Thread(target=run); t.start(); t.join()",
     agent.stop();
 }
 
+#[test]
+fn sockets_without_a_name_are_known_by_their_cgroup() {
+    let net = topology();
+    let unit = format!("nmraw-{}.service", std::process::id());
+    let service = Cgroup::new(&format!("system.slice/{unit}"));
+    let agent = Agent::start(&net, "host", CONFIG);
+    // A packet socket is none of inet's, so nobody names it. It sends UDP from port 9 to port 7011.
+    let raw = python(
+        "import socket, time
+s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM); s.bind((\\\"nm0\\\", 0x800))
+p = bytes.fromhex(\\\"4500001d00000000401100000a4d00010a4d000200091b6300090000\\\") + b\\\"x\\\"
+s.sendto(p, (\\\"nm0\\\", 0x800, 0, 0, bytes(6)))",
+    );
+    service.exec(&net, "host", &raw);
+    let mut told = Value::Null;
+    agent.wait("the unit is found in the tree", 10, |agent| {
+        told = flow(agent, 7011, &[]);
+        told["src"]["unit"] == unit.as_str()
+    });
+    assert_eq!(told["src"]["process"], Value::Null, "{told:#}");
+    assert_eq!(agent.flows(&["--ended", "--unit", &unit]).len(), 1);
+    agent.stop();
+}
+
 /// What a process holds of the kernel's BPF objects, as its descriptors tell.
 fn held(pid: u32) -> String {
     let infos = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();

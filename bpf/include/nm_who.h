@@ -13,7 +13,7 @@
 #define NM_WHO_PACKETS 4 /* of each side, that are asked */
 #define NM_LOOPBACK    1 /* ifindex of lo, in every namespace */
 #define NM_SOCK_RAW    3
-#define NM_AF_INET     2
+#define NM_AF_PACKET   17
 #define NM_ROOT_CGROUP 1 /* its number, in every hierarchy (5.5) */
 
 /* Goes with the socket; sockets that a listener accepts begin with a copy (5.4). */
@@ -43,7 +43,7 @@ const volatile struct nm_path nm_no_path __weak; /* what an entry of nm_cgroups 
 /* Whether the socket sends such packets itself. Outer packets of a tunnel come with the socket of the inner ones. */
 static __always_inline bool nm_is_sender(const struct bpf_sock *sk, const struct nm_packet *p)
 {
-	if (sk->type == NM_SOCK_RAW)
+	if (sk->type == NM_SOCK_RAW || sk->family == NM_AF_PACKET)
 		return true;
 	if (sk->protocol != p->protocol)
 		return false;

@@ -268,3 +268,108 @@ impl Names for Host {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::flow::key::{FlowKey, Protocol};
+    use crate::flow::update::{Counters, Flow};
+
+    /// Knows number 1 only, in cgroup 77; cgroup 88 is gone before anybody asks.
+    #[derive(Debug)]
+    struct Kernel;
+
+    impl Source for Kernel {
+        fn name(&self, number: u32) -> Option<Name> {
+            (number == 1).then(|| Name { pid: 4711, cgroup: 77, comm: "nginx".into() })
+        }
+
+        fn path(&self, cgroup: u64) -> Option<String> {
+            (cgroup == 77).then(|| "/system.slice/nginx.service".into())
+        }
+    }
+
+    fn host() -> Host {
+        Host::start(Box::new(Kernel), None).unwrap()
+    }
+
+    fn update(direction: Direction, who: [Who; 2], change: Change) -> FlowUpdate {
+        let (src, dst) = (([10, 0, 0, 1], 40_000).into(), ([10, 0, 0, 2], 80).into());
+        let flow = Flow { who, ..Flow::new(1, FlowKey { protocol: Protocol::TCP, src, dst }, direction) };
+        let delta = Counters { packets_sent: 1, bytes_sent: 100, packets_received: 1, bytes_received: 60 };
+        FlowUpdate::new(flow, delta, change)
+    }
+
+    #[test]
+    fn a_number_is_told_in_words() {
+        let mut end = Endpoint::bare([10, 0, 0, 1].into(), None);
+        host().tell(Who::Socket(1), &mut end);
+        assert_eq!((end.process.as_deref(), end.pid), (Some("nginx"), Some(4711)));
+        assert_eq!((end.unit.as_deref(), end.container), (Some("nginx.service"), None));
+        let mut unknown = Endpoint::bare([10, 0, 0, 1].into(), None);
+        for who in [Who::Unknown, Who::Socket(2), Who::Cgroup(88)] {
+            host().tell(who, &mut unknown);
+        }
+        assert_eq!(unknown, Endpoint::bare([10, 0, 0, 1].into(), None));
+    }
+
+    #[test]
+    fn bytes_of_units_are_taken_once() {
+        let host = host();
+        let known = [Who::Socket(1), Who::Unknown];
+        host.observe(&[
+            update(Direction::Egress, known, Change::Opened),
+            update(Direction::Egress, known, Change::Ended),
+        ]);
+        host.observe(&[update(Direction::Ingress, [Who::Socket(2), Who::Cgroup(88)], Change::Active)]);
+        let expected = HashMap::from([(("nginx.service".to_owned(), Direction::Egress), 320)]);
+        assert_eq!(host.take_unit_bytes(), expected);
+        assert!(host.take_unit_bytes().is_empty());
+    }
+
+    #[test]
+    fn bytes_wait_until_it_is_known_whose_they_are() {
+        let host = host();
+        let older = [Who::Cgroup(88), Who::Unknown];
+        host.observe(&[update(Direction::Egress, older, Change::Opened)]);
+        assert!(host.take_unit_bytes().is_empty());
+        let place = Place { unit: Some("old.service".into()), ..Place::default() };
+        host.lock().walked.insert(88, Arc::new(place));
+        host.observe(&[update(Direction::Egress, older, Change::Active)]);
+        let expected = HashMap::from([(("old.service".to_owned(), Direction::Egress), 320)]);
+        assert_eq!(host.take_unit_bytes(), expected);
+    }
+
+    #[test]
+    fn bytes_are_kept_when_a_number_leaves() {
+        let host = host();
+        host.observe(&[update(Direction::Egress, [Who::Socket(1), Who::Unknown], Change::Active)]);
+        for number in 0..3 * KEPT as u32 {
+            host.observe(&[update(
+                Direction::Egress,
+                [Who::Cgroup(100 + number), Who::Unknown],
+                Change::Active,
+            )]);
+        }
+        assert!(host.lock().known.values_mut().count() <= 2 * KEPT);
+        assert_eq!(host.take_unit_bytes().into_values().sum::<u64>(), 160);
+    }
+
+    #[test]
+    fn the_share_is_of_flows_with_an_end_here() {
+        let host = host();
+        assert_eq!(host.attributed_ratio(), None);
+        let (known, unknown) = (Who::Socket(1), Who::Unknown);
+        for (direction, who) in [
+            (Direction::Egress, [known, unknown]),
+            (Direction::Egress, [unknown, known]),
+            (Direction::Internal, [known, unknown]),
+            (Direction::Ingress, [unknown, known]),
+            (Direction::Forwarded, [unknown, unknown]),
+        ] {
+            host.observe(&[update(direction, who, Change::Opened), update(direction, who, Change::Ended)]);
+        }
+        assert_eq!(host.attributed_ratio(), Some(0.5));
+    }
+}

@@ -8,8 +8,10 @@
 //! Nothing here looks at a process while packets flow, and nothing waits on the collector's thread.
 
 pub mod host;
+mod naming;
 pub mod place;
 mod recent;
 pub mod tree;
 
 pub use host::Host;
+pub use naming::{Naming, name_sockets};

@@ -11,6 +11,7 @@ pub mod readiness;
 pub mod render;
 pub mod summary;
 pub mod top_pairs;
+mod units;
 
 pub use flows::FlowMetrics;
 pub use readiness::{Latch, Readiness};

@@ -1,6 +1,5 @@
 //! From counts to the text format. Every metric has its description and unit where it is declared here.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::proto::{
@@ -13,12 +12,10 @@ use super::flows::{FlowMetrics, Observations};
 use super::messages;
 use super::process::Process;
 use super::summary::Summary;
-use super::top_pairs::TopPairs;
+use super::units::Units;
 use crate::detect::Detector;
 use crate::detect::kind::Kind;
 use crate::enrich::Host;
-use crate::enrich::host::OTHER;
-use crate::flow::record::Direction;
 use crate::kernel::stats::{DropCount, KernelStats, Outcome};
 
 /// Reads the kernel side's counters.
@@ -29,7 +26,7 @@ pub struct Exporter {
     flows: Arc<Mutex<FlowMetrics>>,
     detector: Arc<Mutex<Detector>>,
     names: Option<Arc<Host>>,
-    units: Mutex<HashMap<Direction, TopPairs<String>>>,
+    units: Mutex<Units>,
     kernel: ReadKernel,
     process: Mutex<Process>,
     last_ebpf: Mutex<Option<(std::time::Instant, f64)>>,
@@ -65,7 +62,7 @@ impl Page {
         self.family(name, help, MetricType::COUNTER, metrics);
     }
 
-    fn gauge(&mut self, name: &str, help: &str, metrics: Vec<Metric>) {
+    pub(super) fn gauge(&mut self, name: &str, help: &str, metrics: Vec<Metric>) {
         self.family(name, help, MetricType::GAUGE, metrics);
     }
 
@@ -99,7 +96,7 @@ pub(super) fn sum(pairs: &[(&str, &str)], value: f64) -> Metric {
     metric
 }
 
-fn level(pairs: &[(&str, &str)], value: f64) -> Metric {
+pub(super) fn level(pairs: &[(&str, &str)], value: f64) -> Metric {
     let mut gauge = Gauge::default();
     gauge.set_value(value);
     let mut metric = Metric::default();
@@ -164,7 +161,12 @@ impl Exporter {
             messages::families(&mut page, &stats.messages, weight);
         }
         if let Some(names) = &self.names {
-            self.name_families(&mut page, names);
+            let (cap, weight) = {
+                let flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+                (flows.pairs.cap(), flows.weight)
+            };
+            let mut units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
+            units.families(&mut page, names, cap, weight);
         }
         self.security_families(&mut page);
         self.own_families(&mut page);
@@ -261,37 +263,6 @@ impl Exporter {
             "netmon_event_delay_seconds",
             "From the kernel's stamp on an event to its being visible, seconds.",
             &flows.delay,
-        );
-    }
-
-    fn name_families(&self, page: &mut Page, names: &Host) {
-        let cap = self.flows.lock().unwrap_or_else(PoisonError::into_inner).pairs.cap();
-        let mut units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((unit, direction), bytes) in names.take_unit_bytes() {
-            units.entry(direction).or_insert_with(|| TopPairs::new(cap)).add(unit, bytes);
-        }
-        let mut bytes = Vec::new();
-        for (direction, units) in &*units {
-            let series = |unit: &str, bytes| count(&[("unit", unit), ("direction", direction.name())], bytes);
-            // What was folded before it came here has the same name as what is folded here.
-            let mut other = units.other();
-            for (unit, counted) in units.pairs() {
-                match unit.as_str() {
-                    OTHER => other += counted,
-                    unit => bytes.push(series(unit, counted)),
-                }
-            }
-            bytes.push(series(OTHER, other));
-        }
-        page.counter(
-            "netmon_unit_bytes_total",
-            "Bytes as on the wire of flows with a systemd unit of this host at an end, both ways; units beyond the cap are other.",
-            bytes,
-        );
-        page.gauge(
-            "netmon_attributed_flows_ratio",
-            "Of the flows that ended lately with an end on this host: share whose ends on this host all have a name.",
-            names.attributed_ratio().map(|ratio| level(&[], ratio)).into_iter().collect(),
         );
     }
 
