@@ -11,11 +11,15 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use netmon::clock::{WallClock, monotonic_ns};
 use netmon::detect::{self, Detector};
+use netmon::enrich::Host;
+use netmon::enrich::host::Source;
 use netmon::flow::key::{FlowKey, Protocol};
 use netmon::flow::present::Presenter;
 use netmon::flow::record::{Direction, Reason, State, Status};
 use netmon::flow::update::{Change, Counters, Flow, FlowUpdate};
+use netmon::flow::who::Who;
 use netmon::kernel::decode;
+use netmon::kernel::names::Name;
 use netmon::kernel::stats::KernelStats;
 use netmon::sink::prometheus::{Exporter, FlowMetrics};
 
@@ -90,6 +94,29 @@ fn detector(group: &mut BenchmarkGroup<'_, WallTime>) {
     }
 }
 
+/// A kernel that knows everybody.
+#[derive(Debug)]
+struct Everybody;
+
+impl Source for Everybody {
+    fn name(&self, number: u32) -> Option<Name> {
+        Some(Name { pid: number, cgroup: 77, comm: "nginx".into() })
+    }
+
+    fn path(&self, _: u64) -> Option<String> {
+        Some("/system.slice/nginx.service".into())
+    }
+}
+
+fn names(group: &mut BenchmarkGroup<'_, WallTime>) {
+    let host = Host::start(Box::new(Everybody), None).unwrap();
+    let mut updates: Vec<FlowUpdate> = (0..BATCH).map(update).collect();
+    for (n, update) in (0..).zip(&mut updates) {
+        update.flow.who = [Who::Socket(1 + n % 50), Who::Unknown];
+    }
+    group.bench_function("know who is in 1000 updates", |b| b.iter(|| host.observe(black_box(&updates))));
+}
+
 fn pipeline(c: &mut Criterion) {
     let mut group = c.benchmark_group("pipeline");
     let record = [0u8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, 1, 0, 0];
@@ -104,6 +131,7 @@ fn pipeline(c: &mut Criterion) {
     });
 
     detector(&mut group);
+    names(&mut group);
 
     let presenter = Presenter {
         clock: WallClock::now(),

@@ -38,8 +38,21 @@ pub fn end(end: &Endpoint) -> String {
         (ip, Some(port)) => format!("{ip}:{port}"),
         (ip, None) => ip.to_string(),
     };
-    let name = end.pod.as_ref().or(end.unit.as_ref()).or(end.process.as_ref());
-    name.map_or(address.clone(), |name| format!("{address} ({name})"))
+    name(end).map_or(address.clone(), |name| format!("{address} ({name})"))
+}
+
+/// The shortest name that says who it is: pod, service, process and its container. A scope or session says less than the process.
+fn name(end: &Endpoint) -> Option<String> {
+    let service = end.unit.as_ref().filter(|unit| unit.ends_with(".service"));
+    if let Some(name) = end.pod.as_ref().or(service) {
+        return Some(name.clone());
+    }
+    // As much of an id as `docker ps` shows.
+    let container = end.container.as_ref().map(|id| id.chars().take(12).collect::<String>());
+    match (&end.process, container) {
+        (Some(process), Some(container)) => Some(format!("{process} in {container}")),
+        (process, container) => process.clone().or(container).or_else(|| end.unit.clone()),
+    }
 }
 
 /// State, and why it failed.
@@ -114,6 +127,19 @@ pub const FLOW_HEADER: [&str; 10] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_has_the_name_that_says_most() {
+        let mut here = Endpoint::bare([10, 0, 0, 1].into(), Some(80));
+        let shown = |here: &Endpoint| end(here);
+        assert_eq!(shown(&here), "10.0.0.1:80");
+        (here.process, here.unit) = (Some("curl".into()), Some("session-3.scope".into()));
+        assert_eq!(shown(&here), "10.0.0.1:80 (curl)");
+        here.container = Some("0123456789abcdef".into());
+        assert_eq!(shown(&here), "10.0.0.1:80 (curl in 0123456789ab)");
+        here.unit = Some("nginx.service".into());
+        assert_eq!(shown(&here), "10.0.0.1:80 (nginx.service)");
+    }
 
     #[test]
     fn numbers_are_told_in_fitting_units() {
