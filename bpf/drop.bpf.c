@@ -220,15 +220,16 @@ static __always_inline bool nm_is_loss(u32 reason, u8 protocol)
 
 static __always_inline void nm_count_flow_drop(const struct nm_packet *p, u32 reason, u64 packets)
 {
-	u64 tag = nm_tag(nm_hash(p, nm_sender_side(p))), start_ns, id;
+	u32 side = nm_sender_side(p);
+	u64 start_ns, id;
 	struct nm_flow_drops *drops, first = {.last_reason = reason};
 	struct nm_place at = {};
-	struct nm_bucket *bucket = nm_find(&at, tag);
+	struct nm_bucket *bucket = nm_flow_of(&at, nm_find(&at, nm_tag(nm_hash(p, side))), &side);
 
 	if (!bucket)
 		return;
 	start_ns = bucket->cold[at.slot & (NM_SLOTS - 1)].start_ns;
-	id = tag ^ (start_ns << 32 | start_ns >> 32);
+	id = (bucket->tags[at.slot & (NM_SLOTS - 1)] & ~NM_DEAD) ^ (start_ns << 32 | start_ns >> 32);
 	drops = bpf_map_lookup_elem(&nm_flow_drops, &id);
 	if (!drops) {
 		/* The flow that had its last drop long ago gives way. */

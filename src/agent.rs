@@ -233,6 +233,7 @@ fn features(config: &Config) -> Features {
         precise: latency.precision == Precision::High,
         protocols: config.features.protocol_detection.apps(),
         who: config.features.process_attribution.enabled,
+        nat: config.features.nat.enabled,
         tunnels: (!config.capture.decapsulate.is_empty()).then(|| LookInto {
             kinds: config.capture.decapsulate.clone(),
             flows: u32::try_from(config.max_flows()).unwrap_or(u32::MAX),
@@ -297,6 +298,7 @@ fn notes(report: &crate::collector::handle::Report, sampling_rate: f64) -> Vec<S
                 .into(),
         );
     }
+    notes.extend(report.nat_trouble.map(|why| format!("translated connections (NAT) are two flows: {why}")));
     if sampling_rate < 1.0 {
         notes.push(format!("capture.sampling_rate keeps {sampling_rate} of all flows"));
     }

@@ -6,73 +6,9 @@
 #ifndef NM_FLOW_H
 #define NM_FLOW_H
 
-#include "nm_packet.h"
-#include "nm_event.h"
-#include "nm_table.h"
 #include "nm_know.h"
+#include "nm_nat.h"
 #include "nm_tunnel.h"
-
-#define NM_OWNER_SILENCE_TICKS 954 /* one second */
-#define NM_FEW		       3   /* free slots of the emptier bucket of two */
-
-/* Side of the sender in the canonical key: the lower end is side 0. */
-static __always_inline u32 nm_sender_side(const struct nm_packet *p)
-{
-	if (p->source[0] != p->destination[0])
-		return p->source[0] > p->destination[0];
-	if (p->source[1] != p->destination[1])
-		return p->source[1] > p->destination[1];
-	return p->source_port_be > p->destination_port_be;
-}
-
-static __always_inline u64 nm_hash(const struct nm_packet *p, u32 side)
-{
-	const u64 *low = side ? p->destination : p->source, *high = side ? p->source : p->destination;
-	u32 low_port = side ? p->destination_port_be : p->source_port_be;
-	u32 high_port = side ? p->source_port_be : p->destination_port_be;
-	struct nm_sum sum;
-
-	nm_sum_start(&sum);
-	if (p->family == 4) {
-		nm_sum_word(&sum, 0, low[0]);
-		nm_sum_word(&sum, 4, high[0]);
-	} else {
-		nm_sum_address(&sum, 0, low);
-		nm_sum_address(&sum, 4, high);
-	}
-	nm_sum_word(&sum, 8, low_port << 16 | high_port);
-	nm_sum_word(&sum, 9, (u32)p->protocol << 8 | p->family);
-	return nm_sum_finish(&sum);
-}
-
-/* 0 is no flow's tag: it stands for a free slot. */
-static __always_inline u64 nm_tag(u64 hash)
-{
-	return hash & ~NM_DEAD ?: 1;
-}
-
-/*
- * Which side opened: a SYN without ACK and an echo request tell; a SYN+ACK and a reply tell the
- * opposite; else the sender of the first packet seen, unless TCP is met halfway, when the higher
- * port is the likelier client.
- */
-static __always_inline void nm_set_opener(struct nm_cold *cold, const struct nm_packet *p, u32 side)
-{
-	u8 syn = p->tcp_flags & (NM_TCP_SYN | NM_TCP_ACK);
-
-	cold->opener = side;
-	if (p->protocol == IPPROTO_TCP) {
-		cold->opener_seen = syn == NM_TCP_SYN;
-		if (syn == (NM_TCP_SYN | NM_TCP_ACK))
-			cold->opener = !side;
-		else if (!cold->opener_seen && bpf_ntohs(p->source_port_be) < bpf_ntohs(p->destination_port_be))
-			cold->opener = !side;
-	} else if (p->is_reply) {
-		cold->opener = !side;
-	} else {
-		cold->opener_seen = 1;
-	}
-}
 
 /* Remembers a further interface of a flow. Two CPUs may overwrite each other's: one is then left out. */
 static __always_inline void nm_remember(struct nm_cold *cold, u32 owner)
@@ -125,7 +61,7 @@ static __always_inline void nm_shake_hands(struct nm_bucket *bucket, u32 slot, c
 	if (!answer) {
 		hot->marks &= ~NM_MARK_HANDSHAKE;
 		cold->handshake_us = us;
-	} else if (!((struct nm_wide *)bucket)->timing[slot].answer_us) {
+	} else if (nm_features & NM_FEATURE_TIMING && !((struct nm_wide *)bucket)->timing[slot].answer_us) {
 		((struct nm_wide *)bucket)->timing[slot].answer_us = us;
 	}
 }
@@ -201,76 +137,50 @@ static __always_inline void nm_count_overflow(struct __sk_buff *skb, const struc
 	}
 }
 
-static __always_inline bool nm_open(struct __sk_buff *skb, struct nm_scratch *scratch, u64 tag, u32 side, u32 now_ticks,
-				    bool again)
-{
-	const struct nm_packet *p = &scratch->packet;
-	struct nm_place *at = &scratch->at;
-	struct nm_cold cold = {};
-	struct nm_hot hot = {};
-	bool fresh;
-
-	__builtin_memcpy(cold.address[0], side ? p->destination : p->source, 16);
-	__builtin_memcpy(cold.address[1], side ? p->source : p->destination, 16);
-	cold.port_be[0] = side ? p->destination_port_be : p->source_port_be;
-	cold.port_be[1] = side ? p->source_port_be : p->destination_port_be;
-	cold.protocol = p->protocol;
-	cold.family = p->family;
-	cold.icmp_type = p->icmp_type;
-	cold.icmp_code = p->icmp_code;
-	cold.start_ns = bpf_ktime_get_ns();
-	nm_set_opener(&cold, p, side);
-	hot.marks = p->protocol == IPPROTO_TCP && cold.opener_seen ? NM_MARK_HANDSHAKE : 0;
-	hot.report_ticks = now_ticks;
-	hot.seen_ticks[0] = now_ticks;
-	hot.seen_ticks[1] = now_ticks;
-	if (!nm_claim(at, tag, &cold, &hot, &fresh))
-		return false;
-	if (fresh) {
-		/* Read apart: an atomic add that returns something needs 5.12. Several CPUs may wake the reader. */
-		u32 opened = nm_control.opened;
-		bool wake = opened >= nm_control.room || (again && at->free <= NM_FEW);
-
-		__sync_fetch_and_add(&nm_control.opened, 1);
-
-		/* The table must grow before it's full, however soon that is: the reader says how much room there is.
-		 * Ports that are used anew fill their two buckets: it frees them. */
-		nm_emit(skb, NM_EVENT_OPENED | (wake ? NM_WAKE : 0), at->table, nm_slot_number(at), cold.start_ns);
-	}
-	return true;
-}
-
 /*
  * A place for a packet that none of the table's slots is for: the rare path. `again`: the slot in hand is that of a closed
- * connection on the same ports. False: there is no room, and the packet is counted as that.
+ * connection on the same ports. NM_NO_PLACE: there is no room, and the packet is counted as that.
  */
 NM_GLOBAL int nm_place_new(struct __sk_buff *skb, u64 tag, u32 side_and_hook, u32 now_ticks, bool again)
 {
 	struct nm_scratch *scratch = nm_in_hand();
-	u32 side = side_and_hook & 1, hook = side_and_hook >> 1 & 1;
-	struct nm_bucket *bucket = NULL;
+	u32 side = side_and_hook & 1, hook = side_and_hook >> 1 & 1, placed;
+	int answer = NM_UNKNOWN;
 	struct nm_place old;
 
 	if (!scratch)
-		return false;
+		return NM_NO_PLACE;
 	if (again) {
 		/* The old slot leaves, a new one is taken. */
 		old = scratch->at;
-		bucket = nm_bucket_at(old.table, old.bucket);
-		if (bucket)
-			bucket->tags[old.slot & (NM_SLOTS - 1)] = tag | NM_DEAD;
-		nm_emit(skb, NM_EVENT_ENDED, old.table, nm_slot_number(&old), bpf_ktime_get_ns());
+		nm_dismiss(skb, &old, tag);
 	}
-	if (nm_open(skb, scratch, tag, side, now_ticks, again))
-		return true;
-	if (bucket) {
+	if (nm_nat)
+		answer = nm_ask(skb, tag, hook);
+	if (answer == NM_UNWANTED)
+		return NM_LEFT_OUT;
+	if (answer == NM_TRANSLATED) {
+		placed = nm_pair(skb, tag, side, false);
+		if (placed)
+			return placed;
+	}
+	if (nm_open(skb, scratch, tag, side, now_ticks, again)) {
+		if (answer == NM_TRANSLATED)
+			nm_claim_alias(skb, scratch->other.tag, tag, scratch->other.side, false);
+		return NM_PLACED | side;
+	}
+	if (again) {
+		struct nm_bucket *bucket = nm_bucket_at(old.table, old.bucket);
+
 		/* All slots of the pair hold the connection's former selves: it goes on in the last of them. */
-		bucket->tags[old.slot & (NM_SLOTS - 1)] = tag;
-		scratch->at = old;
-		return true;
+		if (bucket) {
+			bucket->tags[old.slot & (NM_SLOTS - 1)] = tag;
+			scratch->at = old;
+			return NM_PLACED | side;
+		}
 	}
 	nm_count_overflow(skb, scratch, hook, now_ticks);
-	return false;
+	return NM_NO_PLACE;
 }
 
 /* The parsed packet in hand to its flow. */
@@ -279,7 +189,7 @@ static __always_inline int nm_account(struct __sk_buff *skb, u32 hook)
 	struct nm_scratch *scratch = nm_in_hand();
 	struct nm_bucket *bucket;
 	const struct nm_packet *p;
-	u32 side, owner = skb->ifindex << 1 | hook;
+	u32 side, owner = skb->ifindex << 1 | hook, placed;
 	u32 now_ticks = nm_now_coarse_ns() >> NM_TICK_SHIFT;
 	bool again = false;
 	u64 hash, tag;
@@ -290,18 +200,27 @@ static __always_inline int nm_account(struct __sk_buff *skb, u32 hook)
 	side = nm_sender_side(p);
 	hash = nm_hash(p, side);
 	tag = nm_tag(hash);
-	if (nm_control.sample_below != 0xffffffff &&
-	    (u32)(hash * 0x9e3779b97f4a7c15ULL >> 32) >= nm_control.sample_below)
+	if (!nm_is_kept(hash))
 		return NM_SAMPLED_OUT;
 	bucket = nm_find(&scratch->at, tag);
-	if (bucket && (p->tcp_flags & (NM_TCP_SYN | NM_TCP_ACK)) == NM_TCP_SYN) {
-		struct nm_hot *hot = &bucket->hot[scratch->at.slot & (NM_SLOTS - 1)];
+	if (bucket) {
+		struct nm_hot *hot = nm_hot_at(bucket, &scratch->at);
+		u32 holder = hot->owner[side & 1];
 
-		again = hot->closed_ns && hot->owner[side & 1] == owner;
+		if (nm_nat && !holder) {
+			placed = nm_join(skb, tag, side | hook << 1, now_ticks);
+			side = placed & 1;
+			bucket = placed ? nm_bucket_at(scratch->at.table, scratch->at.bucket) : NULL;
+		} else if ((p->tcp_flags & (NM_TCP_SYN | NM_TCP_ACK)) == NM_TCP_SYN) {
+			again = hot->closed_ns && holder == owner;
+		}
 	}
 	if (!bucket || again) {
-		if (!nm_place_new(skb, tag, side | hook << 1, now_ticks, again))
-			return NM_OVERFLOW;
+		side = nm_sender_side(p);
+		placed = nm_place_new(skb, tag, side | hook << 1, now_ticks, again);
+		if (!(placed & NM_PLACED))
+			return placed == NM_LEFT_OUT ? NM_SAMPLED_OUT : NM_OVERFLOW;
+		side = placed & 1;
 		bucket = nm_bucket_at(scratch->at.table, scratch->at.bucket);
 		if (!bucket)
 			return NM_OVERFLOW;

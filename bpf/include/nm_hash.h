@@ -49,4 +49,47 @@ static __always_inline u64 nm_sum_finish(const struct nm_sum *sum)
 	return hash ^ hash >> 33;
 }
 
+/* Side of the sender in the canonical key: the lower end is side 0. */
+static __always_inline u32 nm_sender_side(const struct nm_packet *p)
+{
+	if (p->source[0] != p->destination[0])
+		return p->source[0] > p->destination[0];
+	if (p->source[1] != p->destination[1])
+		return p->source[1] > p->destination[1];
+	return p->source_port_be > p->destination_port_be;
+}
+
+static __always_inline u64 nm_hash(const struct nm_packet *p, u32 side)
+{
+	const u64 *low = side ? p->destination : p->source, *high = side ? p->source : p->destination;
+	u32 low_port = side ? p->destination_port_be : p->source_port_be;
+	u32 high_port = side ? p->source_port_be : p->destination_port_be;
+	struct nm_sum sum;
+
+	nm_sum_start(&sum);
+	if (p->family == 4) {
+		nm_sum_word(&sum, 0, low[0]);
+		nm_sum_word(&sum, 4, high[0]);
+	} else {
+		nm_sum_address(&sum, 0, low);
+		nm_sum_address(&sum, 4, high);
+	}
+	nm_sum_word(&sum, 8, low_port << 16 | high_port);
+	nm_sum_word(&sum, 9, (u32)p->protocol << 8 | p->family);
+	return nm_sum_finish(&sum);
+}
+
+/* 0 is no flow's tag: it stands for a free slot. */
+static __always_inline u64 nm_tag(u64 hash)
+{
+	return hash & ~NM_DEAD ?: 1;
+}
+
+/* Whether sampling keeps the flow. */
+static __always_inline bool nm_is_kept(u64 hash)
+{
+	return nm_control.sample_below == 0xffffffff ||
+	       (u32)(hash * 0x9e3779b97f4a7c15ULL >> 32) < nm_control.sample_below;
+}
+
 #endif

@@ -175,6 +175,14 @@ struct nm_place {
 };
 
 #define NM_MESSAGE_BYTES 272 /* a DNS header and a question: 12 + 255 + 4, and one that is not used */
+/* The other addresses of the conversation in hand, on the far side of a translation. */
+struct nm_other {
+	struct nm_packet key;	     /* as the opener sends there */
+	struct nm_packet translated; /* while both are compared */
+	u64 tag;
+	u32 side;    /* the opener's, in that key */
+	u32 swapped; /* whether sides change places between the two keys */
+};
 
 /*
  * The packet in hand, per CPU. In a map rather than on the stack: global functions find it there (5.10 passes them no
@@ -184,6 +192,9 @@ struct nm_scratch {
 	struct nm_packet packet;
 	struct nm_volume wire; /* what this buffer is on the wire */
 	struct nm_place at;
+	struct nm_other other; /* what nm_ask has found */
+	struct nm_cold cold;   /* of the slot that is being filled: the stack is short */
+	struct nm_hot hot;
 	struct nm_packet outer; /* what the packet came in, if it came out of a tunnel */
 	u32 vni;
 	u32 pad;
@@ -215,6 +226,7 @@ static __always_inline struct nm_scratch *nm_in_hand(void)
 const volatile u64 nm_hash_keys[2 + 2 * NM_HASH_WORDS] __weak; /* random, this run's */
 const volatile u32 nm_transport __weak;			       /* enum nm_transport */
 const volatile u32 nm_features __weak;			       /* NM_FEATURE_, or-ed */
+const volatile u32 nm_nat __weak;			       /* whether translated conversations are joined */
 const volatile u32 nm_decapsulate __weak;		       /* NM_TUNNEL_, or-ed */
 const volatile u32 nm_bounds_us[NM_LANES - 1] __weak;	       /* upper bounds of the lanes; what is unused is ~0 */
 

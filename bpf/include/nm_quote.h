@@ -124,6 +124,7 @@ NM_GLOBAL int nm_quote(struct __sk_buff *skb)
 	struct nm_packet *p;
 	struct nm_hot *hot;
 	u64 to[2], tag;
+	u32 side;
 	u8 protocol;
 	u8 error;
 
@@ -135,21 +136,23 @@ NM_GLOBAL int nm_quote(struct __sk_buff *skb)
 	to[1] = p->destination[1];
 	if (!nm_parse_quoted(skb, p, p->quote, p->family) || p->source[0] != to[0] || p->source[1] != to[1])
 		return 0;
-	tag = nm_tag(nm_hash(p, nm_sender_side(p)));
+	side = nm_sender_side(p);
+	tag = nm_tag(nm_hash(p, side));
 	protocol = p->protocol;
 	if (nm_decapsulate)
 		bucket = nm_find_inside(skb, scratch);
 	if (bucket) {
+		side = nm_sender_side(p);
 		protocol = p->protocol; /* that of the packet inside, which is in hand now */
 		if (error == NM_ERROR_PORT)
 			error = NM_ERROR_UNREACHABLE; /* The port is the tunnel's. */
 	} else {
-		bucket = nm_find(&scratch->at, tag);
+		bucket = nm_flow_of(&scratch->at, nm_find(&scratch->at, tag), &side);
 	}
 	if (!bucket)
 		return 0;
 	if (nm_features & NM_FEATURE_TIMING && protocol == IPPROTO_TCP &&
-	    !nm_in_flight(bucket, scratch->at.slot, p, nm_sender_side(p))) {
+	    !nm_in_flight(bucket, scratch->at.slot, p, side)) {
 		nm_note(NM_KIND_QUOTE_REFUSED);
 		return 0;
 	}

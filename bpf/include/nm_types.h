@@ -80,6 +80,7 @@ enum nm_event_kind {
 	NM_EVENT_ENDED,	     /* TCP closed: FIN both ways, or RST */
 	NM_EVENT_OVERFLOW,   /* a packet found no room (at most one a second and CPU) */
 	NM_EVENT_ERROR,	     /* an ICMP error of a new kind quoted the flow */
+	NM_EVENT_ALIAS,	     /* a slot was taken that stands for a flow's other addresses */
 };
 
 /* ICMP errors by what they mean for the flow that they quote (RFC 792, 1812 5.2.7.1, 4443 3). */
@@ -112,7 +113,7 @@ struct nm_hot {
 	u8 tcp_flags[2];  /* union of the flags sent by each side (RFC 9293 bits) */
 	u8 marks;	  /* NM_MARK_ */
 	u8 icmp_errors;	  /* enum nm_icmp_error, or-ed: what errors that quote this flow have said */
-	u64 closed_ns;	  /* when TCP closed; 0 = it has not */
+	u64 closed_ns;	  /* when TCP closed; 0 = it has not; in an alias: tag of the flow that it stands for */
 };
 _Static_assert(sizeof(struct nm_hot) == 64, "one cache line");
 
@@ -121,6 +122,13 @@ _Static_assert(sizeof(struct nm_hot) == 64, "one cache line");
 #define NM_MARK_RESET_BY  0x04 /* ... and came from this side of the key */
 #define NM_MARK_MESSAGES  0x08 /* each payload is looked at: requests and responses are told apart in it */
 #define NM_MARK_TUNNEL	  0x10 /* seen in a tunnel, which nm_tunnels names */
+
+/*
+ * An alias: the slot of a translated conversation's other addresses. It counts nothing and nobody owns it; its key is the
+ * other one, and closed_ns is the tag of the flow.
+ */
+#define NM_MARK_ALIAS	0x40
+#define NM_MARK_SWAPPED 0x80 /* side 0 of the alias is side 1 of the flow */
 
 /* What is written when a slot is taken, and rarely after: one cache line. */
 struct nm_cold {
@@ -307,7 +315,8 @@ struct nm_control {
 	u32 wake_bytes;	 /* wake the reader when so much waits in the ring; 0 = at the first event: it sleeps long */
 	u32 bench_flows; /* benches only: so many source addresses, 0 = a new one each time */
 	u32 bench_next;
-	u32 pad0[3];
+	u32 ask_in; /* whether conntrack is asked for packets that come in: as long as there may be translated flows */
+	u32 pad0[2];
 	/* second cache line: written by programs */
 	u32 opened; /* slots claimed since the reader came, about; set to 0 by it */
 	u32 room;   /* wake the reader when more than so many were claimed; set by it */

@@ -1,7 +1,7 @@
 //! Which flows a dump shows. One definition for the server and for `netmon-cli`: as query pairs over the wire, as
 //! flags on the command line.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -166,11 +166,15 @@ impl Filter {
 
     /// Whether a flow may match: the cheap part, before a record is made.
     pub fn may_match(&self, flow: &Flow) -> bool {
-        let (src, dst) = (flow.key.src, flow.key.dst);
+        // Those behind a translation as well.
+        let nat = flow.nat.unwrap_or_default();
+        let any = |fits: &dyn Fn(SocketAddr) -> bool| {
+            [Some(flow.key.src), Some(flow.key.dst), nat.src, nat.dst].into_iter().flatten().any(fits)
+        };
         self.protocol.is_none_or(|protocol| flow.key.protocol == protocol)
-            && self.ip.is_none_or(|ip| src.ip() == ip || dst.ip() == ip)
-            && self.cidr.is_none_or(|net| net.contains(src.ip()) || net.contains(dst.ip()))
-            && self.port.is_none_or(|port| src.port() == port || dst.port() == port)
+            && self.ip.is_none_or(|ip| any(&|end| end.ip() == ip))
+            && self.cidr.is_none_or(|net| any(&|end| net.contains(end.ip())))
+            && self.port.is_none_or(|port| any(&|end| end.port() == port))
             && self.status.is_none_or(|status| flow.status == status)
             && self.reason.is_none_or(|reason| flow.reason == Some(reason))
             && self.vni.is_none_or(|vni| flow.tunnel.is_some_and(|tunnel| tunnel.vni == vni))

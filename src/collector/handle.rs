@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::hooks::Watched;
 use super::ledger::{Context, Departed};
+use super::pairs::Pairs;
 use super::tables::Tables;
 use super::view::FlowView;
 use super::work::Work;
@@ -58,6 +59,8 @@ pub struct Report {
     pub in_table: (u64, u64),
     /// How events travel.
     pub transport: Transport,
+    /// Why translated conversations are not joined, if they were to be.
+    pub nat_trouble: Option<&'static str>,
 }
 
 /// What takes the kernel its time: one at a time, with events between them.
@@ -111,6 +114,7 @@ impl Collector {
             local_peers: Arc::new(HashSet::new()),
             timing: object.features().timing.is_some(),
             tunnels: object.tunnels()?.map(Arc::new),
+            pairs: Pairs::default(),
         };
         let shared_context = Arc::new(Mutex::new(context));
         let resizing = Arc::new(AtomicBool::new(false));

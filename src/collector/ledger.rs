@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::pairs::{Pair, Pairs};
 use crate::clock;
 use crate::flow::direction::direction;
 use crate::flow::measured::NewRtts;
@@ -14,7 +15,7 @@ use crate::flow::update::{Change, Counters, Flow, FlowUpdate};
 use crate::flow::verdict::{Facts, forbidden, unfinished, verdict};
 use crate::interfaces::HostAddresses;
 use crate::kernel::decode::{self, Places};
-use crate::kernel::table::{MOVED, Snapshot, Table};
+use crate::kernel::table::{DEAD, MOVED, Snapshot, Table};
 use crate::kernel::tunnels::Tunnels;
 use crate::kernel::types::nm_told;
 
@@ -45,6 +46,8 @@ pub struct Context {
     pub local_peers: Arc<std::collections::HashSet<u32>>,
     /// Whether round trips and the like are measured.
     pub timing: bool,
+    /// Flows that are translated.
+    pub pairs: Pairs,
     /// Where flows in tunnels are noted, if tunnels are looked into.
     pub tunnels: Option<Arc<Tunnels>>,
 }
@@ -78,6 +81,10 @@ pub struct Ledger {
     pub live: u64,
     /// Flows that have left.
     pub departed: Departed,
+    /// Slots that stand for other addresses of flows, and how many did so once.
+    pub aliases: u64,
+    /// See `aliases`.
+    pub departed_aliases: u64,
 }
 
 fn direction_code(direction: Direction) -> u8 {
@@ -95,7 +102,7 @@ fn noted_direction(code: u8) -> Option<Direction> {
 
 /// What a flow is called for as long as it lasts (`nm_flow_id`).
 fn id(snapshot: &Snapshot) -> u64 {
-    (snapshot.tag & !crate::kernel::table::DEAD) ^ snapshot.cold.start_ns.rotate_left(32)
+    (snapshot.tag & !DEAD) ^ snapshot.cold.start_ns.rotate_left(32)
 }
 
 /// The flow in a slot as it stands; `None` if its words make no sense.
@@ -108,9 +115,11 @@ pub fn flow(snapshot: &Snapshot, context: &Context, now_ns: u64, gone: bool) -> 
     let flags = [snapshot.hot.tcp_flags[opener], snapshot.hot.tcp_flags[1 - opener]];
     let (state, status, reason) = verdict(&facts(snapshot, gone)?);
     let last_ns = clock::ns_of_tick(snapshot.last_tick(), now_ns).max(cold.start_ns);
+    let tag = snapshot.tag & !DEAD;
     Some(Flow {
         id: id(snapshot),
         key,
+        nat: context.pairs.translation(tag, &key, opener),
         direction: noted_direction(cold.agent_direction).unwrap_or_else(|| context.direction(snapshot)),
         total,
         start_ns: cold.start_ns,
@@ -195,7 +204,7 @@ fn measured_news(table: &Table, slot: u32, snapshot: &Snapshot) -> (NewRtts, u32
 impl Ledger {
     /// Empty books.
     pub fn new(context: Context) -> Self {
-        Self { context, live: 0, departed: Departed::default() }
+        Self { context, live: 0, departed: Departed::default(), aliases: 0, departed_aliases: 0 }
     }
 
     /// Looks at a live slot: what is new about it, if anything. `told_apart`: something is new besides counts.
@@ -229,6 +238,40 @@ impl Ledger {
         table.set_told(slot, told);
         let change = if known { Change::Active } else { Change::Opened };
         Some(FlowUpdate { flow, delta, handshake_us, rtts, new_retransmits, change, event_ns })
+    }
+
+    /// Slots that are taken.
+    pub fn taken(&self) -> u64 {
+        self.live + self.aliases
+    }
+
+    /// Slots that were given back.
+    pub fn given_back(&self) -> u64 {
+        self.departed.flows + self.departed_aliases
+    }
+
+    /// Takes note of an alias; the tag of another one that its flow had until now.
+    pub fn adopt(&mut self, table: &Table, slot: u32, alias: &Snapshot) -> Option<u64> {
+        let (flow, mut ends) = (alias.stands_for()?, decode::sides(&alias.cold)?);
+        if alias.cold.agent_flags & note::KNOWN == 0 {
+            self.aliases += 1;
+            table.set_notes(slot, 0, alias.cold.agent_flags | note::KNOWN);
+        }
+        if alias.swapped() {
+            ends.reverse();
+        }
+        let tag = alias.tag & !DEAD;
+        let before = self.context.pairs.insert(flow, Pair { alias: tag, ends })?;
+        (before.alias != tag).then_some(before.alias)
+    }
+
+    /// Takes a dead alias whose grace period has passed: the slot is free.
+    pub fn forget(&mut self, table: &Table, slot: u32, alias: &Snapshot) {
+        if alias.cold.agent_flags & note::KNOWN != 0 {
+            self.aliases = self.aliases.saturating_sub(1);
+            self.departed_aliases += 1;
+        }
+        table.clear(slot);
     }
 
     /// Takes a dead slot whose grace period has passed: its last word, and the slot is free. A flow that was

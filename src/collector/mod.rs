@@ -9,6 +9,7 @@ mod drops;
 pub mod handle;
 pub mod hooks;
 pub mod ledger;
+pub mod pairs;
 pub mod rechecks;
 pub mod tables;
 pub mod view;

@@ -193,6 +193,11 @@ impl Tables {
         [self.current, self.previous].into_iter().filter_map(|entry| Some((entry, self.get(entry)?)))
     }
 
+    /// The live slot of a tag.
+    pub fn find(&self, tag: u64) -> Option<SlotRef> {
+        self.each().find_map(|(entry, table)| Some(SlotRef::new(entry, table.slot_of(tag)?)))
+    }
+
     /// Slots of the current table.
     pub fn slots(&self) -> u64 {
         self.get(self.current).map_or(0, |table| u64::from(table.slots()))
@@ -407,7 +412,7 @@ impl Tables {
             if old.tag(slot) == 0 {
                 continue;
             }
-            let Some(snapshot) = old.read(slot) else { continue };
+            let Some(snapshot) = old.read_any(slot) else { continue };
             if snapshot.tag & DEAD == 0 || snapshot.cold.agent_flags & MOVED == 0 {
                 left += 1;
                 // A program killed it (its ports were used anew), and nobody has looked at it since.

@@ -43,6 +43,8 @@ const RUNS: usize = 64;
 const LOOKS: usize = 4096;
 /// Slots swept before events have their turn again.
 const SWEEP: u64 = 65_536;
+/// After start, conversations are met halfway for so long.
+const MET_HALFWAY: Duration = Duration::from_secs(60);
 /// Names of interfaces that are gone, kept for flows that still mention them.
 const GONE_NAMES: usize = 4096;
 
@@ -96,6 +98,7 @@ pub(super) struct Work {
     swept_ns: u64,
     /// More is due than was done.
     behind: bool,
+    began: Instant,
     last_event: Instant,
     /// Bytes in the ring at which the programs wake this thread while it is at work.
     wake_bytes: u32,
@@ -149,6 +152,7 @@ impl Work {
             sweep_left: 0,
             swept_ns: clock::monotonic_ns(),
             behind: false,
+            began: Instant::now(),
             last_event: Instant::now(),
             wake_bytes: control.wake_bytes(),
             out: Vec::with_capacity(RUN),
@@ -261,7 +265,7 @@ impl Work {
 
     /// Reads all waiting events, run by run.
     fn drain(&mut self) {
-        let room = self.tables.room(self.ledger.live);
+        let room = self.tables.room(self.ledger.taken());
         let wake_bytes = if self.is_quiet() { 0 } else { self.wake_bytes };
         let mut control = self.object.control();
         control.set_opened(0);
@@ -315,6 +319,10 @@ impl Work {
                 }
                 self.active.push(slot, clock::tick_of(now_ns));
             }
+            EventKind::Alias => {
+                self.tables.note_opened(event.stamp_ns);
+                self.adopt(slot);
+            }
             EventKind::Error => {
                 self.look_anew(slot, now_ns, event.stamp_ns, true);
                 let snapshot = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot()));
@@ -358,10 +366,55 @@ impl Work {
         self.out.push(update);
     }
 
+    /// Looking up conntrack costs each new flow that comes in half as much again: not where nothing is translated.
+    fn ask_for_incoming(&mut self) {
+        let ask = u32::from(self.ledger.aliases > 0 || self.began.elapsed() < MET_HALFWAY);
+        let mut control = self.object.control();
+        // Packets read that cache line.
+        if control.ask_in() != ask {
+            control.set_ask_in(ask);
+        }
+    }
+
+    /// An alias belongs to its flow, and goes with it.
+    fn adopt(&mut self, slot: SlotRef) {
+        let Some(table) = self.tables.get(slot.entry()) else { return };
+        let Some(alias) = table.alias(slot.slot()) else { return };
+        if alias.cold.agent_flags & (MOVED | note::DYING) != 0 {
+            return;
+        }
+        let Some(flow) = alias.stands_for().filter(|_| alias.live()) else { return self.bury(slot) };
+        // A flow that is leaving is asked for its alias at its end.
+        if self.tables.find(flow).or_else(|| self.tables.find(flow | DEAD)).is_none() {
+            return self.bury(slot);
+        }
+        if let Some(before) = self.ledger.adopt(table, slot.slot(), &alias) {
+            self.bury_alias(before, flow);
+        }
+    }
+
+    fn bury_alias(&mut self, tag: u64, flow: u64) {
+        let Some(slot) = self.tables.find(tag) else { return };
+        let alias = self.tables.get(slot.entry()).and_then(|table| table.alias(slot.slot()));
+        if alias.is_some_and(|alias| alias.stands_for() == Some(flow)) {
+            self.bury(slot);
+        }
+    }
+
+    /// A flow has ended: so has its alias, unless a new one on the same ports goes on with it.
+    fn part(&mut self, flow: u64) {
+        if let Some(pair) = self.ledger.context.pairs.get(flow)
+            && self.tables.find(flow).is_none()
+        {
+            self.ledger.context.pairs.remove(flow);
+            self.bury_alias(pair.alias, flow);
+        }
+    }
+
     /// Adds a note to a slot; false when it has it, or when its flow has moved on.
     fn annotate(&self, slot: SlotRef, notes: u8) -> bool {
         let Some(table) = self.tables.get(slot.entry()) else { return false };
-        let Some(snapshot) = table.read(slot.slot()) else { return false };
+        let Some(snapshot) = table.read_any(slot.slot()) else { return false };
         let flags = snapshot.cold.agent_flags;
         if flags & MOVED != 0 || flags & notes == notes {
             return false;
@@ -418,7 +471,8 @@ impl Work {
         }
         self.sweep(now_ns);
         self.harvest(now_ns);
-        self.tables.note_ended(self.ledger.departed.flows);
+        self.ask_for_incoming();
+        self.tables.note_ended(self.ledger.given_back());
         self.hooks.tend(&self.object, &self.grace);
         self.tend_tables();
         self.tell(Instant::now());
@@ -463,8 +517,8 @@ impl Work {
             && let Some((_, dead)) = self.dead.take()
         {
             for slot in dead {
-                let Some(table) = self.tables.get(slot.entry()) else { continue };
-                let Some(snapshot) = table.read(slot.slot()) else { continue };
+                let Some(table) = self.tables.get(slot.entry()).cloned() else { continue };
+                let Some(snapshot) = table.read_any(slot.slot()) else { continue };
                 let flags = snapshot.cold.agent_flags;
                 if flags & (MOVED | note::DYING) != note::DYING {
                     continue;
@@ -473,8 +527,11 @@ impl Work {
                     // Its connection goes on in it after all.
                     table.set_notes(slot.slot(), snapshot.cold.agent_direction, flags & !note::OF_SLOT);
                     self.queue_closed(slot, clock::tick_of(now_ns));
+                } else if snapshot.stands_for().is_some() {
+                    self.ledger.forget(&table, slot.slot(), &snapshot);
                 } else {
-                    self.ledger.harvest(table, slot.slot(), now_ns, &mut self.out);
+                    self.ledger.harvest(&table, slot.slot(), now_ns, &mut self.out);
+                    self.part(snapshot.tag & !DEAD);
                 }
             }
         }
@@ -485,7 +542,7 @@ impl Work {
 
     fn tend_tables(&mut self) {
         let mut handed = Handed::default();
-        if let Err(error) = self.tables.tend(&mut self.object, &self.grace, self.ledger.live, &mut handed)
+        if let Err(error) = self.tables.tend(&mut self.object, &self.grace, self.ledger.taken(), &mut handed)
             && self.resize_warned.is_none_or(|at| at.elapsed() > Duration::from_secs(10))
         {
             self.resize_warned = Some(Instant::now());
@@ -591,6 +648,12 @@ impl Work {
     }
 
     fn sweep_slot(&mut self, slot: SlotRef, now_ns: u64) {
+        if let Some(table) = self.tables.get(slot.entry())
+            && table.alias(slot.slot()).is_some()
+        {
+            table.touch(slot.slot(), clock::tick_of(now_ns));
+            return self.adopt(slot);
+        }
         let Some(snapshot) = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot())) else {
             return;
         };
@@ -633,6 +696,7 @@ impl Work {
             .concat(),
             table: TableStats {
                 entries: self.ledger.live,
+                aliases: self.ledger.aliases,
                 capacity: self.settings.max_flows,
                 slots: self.tables.slots(),
                 map_bytes: self.object.map_bytes() + self.tables.bytes(),
@@ -679,6 +743,7 @@ impl Work {
             departed: self.ledger.departed,
             in_table,
             transport: self.object.transport(),
+            nat_trouble: self.object.nat_trouble(),
         }
     }
 

@@ -228,6 +228,10 @@ section!(
     ProcessAttribution { enabled: bool = "On or off." }
 );
 section!(
+    /// `features.nat`
+    NatFeature { enabled: bool = "On or off." }
+);
+section!(
     /// `features`
     Features {
         protocol_detection: ProtocolDetection = "Application protocols.",
@@ -235,6 +239,7 @@ section!(
         security_monitoring: SecurityMonitoring = "Signs of attack.",
         drop_monitoring: DropMonitoring = "Packets that the kernel drops.",
         process_attribution: ProcessAttribution = "Units, containers, processes.",
+        nat: NatFeature = "Translated conversations.",
     }
 );
 section!(

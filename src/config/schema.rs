@@ -162,6 +162,7 @@ pub const KEYS: &[Key] = &[
     key("features.security_monitoring.allow", Kind::Networks, "[]", "networks whose hosts may do all that"),
     key("features.drop_monitoring.enabled", Kind::Bool, "true", "count what the kernel drops, and why"),
     key("features.process_attribution.enabled", Kind::Bool, "true", "name units, containers and processes"),
+    key("features.nat.enabled", Kind::Bool, "true", "join both addresses of translated conversations (NAT)"),
     key("kubernetes.enabled", Kind::Choice(&["auto", "true", "false"]), "auto", "name pods and services"),
     key("kubernetes.node_name", Kind::Text, "\"\"", "own node; empty = ask the surroundings"),
     key("kubernetes.resync", Kind::Duration(1000), "10m", "full comparison with the API server"),

@@ -106,6 +106,7 @@ fn fresh(key: &Key, update: &FlowUpdate) -> FlowUpdate {
     let flow = Flow {
         id: hasher.finish(),
         key: FlowKey { protocol: key.protocol, src: (key.src, 0).into(), dst: key.dst },
+        nat: None,
         total: Counters::default(),
         // What was told before is not in this record.
         start_ns: if update.change == Change::Opened { update.flow.start_ns } else { update.flow.end_ns },

@@ -7,7 +7,7 @@ use super::app::App;
 use super::key::Protocol;
 use super::measured::{Measured, Side};
 use super::record::{
-    DnsDetail, End, Endpoint, FlowDrops, FlowRecord, IcmpDetail, TcpDetail, TcpSide, TlsDetail,
+    DnsDetail, End, Endpoint, FlowDrops, FlowRecord, IcmpDetail, Nat, NatEnd, TcpDetail, TcpSide, TlsDetail,
 };
 use super::update::Flow;
 use super::verdict::{ending, flag_letters};
@@ -60,6 +60,13 @@ impl Presenter {
             duration_us: flow.end_ns.saturating_sub(flow.start_ns) / 1000,
             src: end(flow.key.src, has_ports && flow.folded.is_none(), flow.who[0]),
             dst: end(flow.key.dst, has_ports, flow.who[1]),
+            nat: flow.nat.map(|nat| {
+                let end = |end: std::net::SocketAddr| NatEnd {
+                    ip: end.ip(),
+                    port: has_ports.then_some(end.port()),
+                };
+                Nat { src: nat.src.map(end), dst: nat.dst.map(end) }
+            }),
             bytes_sent: flow.total.bytes_sent,
             bytes_received: flow.total.bytes_received,
             packets_sent: flow.total.packets_sent,

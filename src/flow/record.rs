@@ -288,6 +288,24 @@ pub struct IcmpDetail {
     pub rtt_us: Option<RttSummary>,
 }
 
+/// One end on the other side of a translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatEnd {
+    /// Address.
+    pub ip: IpAddr,
+    /// Port; `null` for protocols without ports.
+    pub port: Option<u16>,
+}
+
+/// What the ends are called on the other side of a translation (NAT); `null` where it is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nat {
+    /// `src` there.
+    pub src: Option<NatEnd>,
+    /// `dst` there.
+    pub dst: Option<NatEnd>,
+}
+
 /// Packets of a flow that this host's kernel dropped and gave a reason for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowDrops {
@@ -345,6 +363,8 @@ pub struct FlowRecord {
     pub src: Endpoint,
     /// The other side.
     pub dst: Endpoint,
+    /// The same ends on the other side of a translation that this host makes; `null` if it makes none.
+    pub nat: Option<Nat>,
     /// Bytes from `src` to `dst`, as on the wire, Ethernet header included.
     pub bytes_sent: u64,
     /// Bytes from `dst` to `src`.

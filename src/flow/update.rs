@@ -1,6 +1,7 @@
 //! What the collector tells the rest of the agent: flows as they stand and what is new since the
 //! last word about each. Compact and free of strings; [`super::present`] makes records of it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -44,6 +45,15 @@ impl Counters {
     }
 }
 
+/// What the ends are called on the other side of a translation (NAT); `None` where it is the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Translation {
+    /// The opener.
+    pub src: Option<SocketAddr>,
+    /// The other side.
+    pub dst: Option<SocketAddr>,
+}
+
 /// Interfaces that saw a flow: at most the two owners (one a direction) and two others.
 pub type SeenOn = [u32; 4];
 
@@ -54,6 +64,8 @@ pub struct Flow {
     pub id: u64,
     /// Ends, opener first.
     pub key: FlowKey,
+    /// The same behind a translation, if there is one.
+    pub nat: Option<Translation>,
     /// Where it runs.
     pub direction: Direction,
     /// Totals since it began.
@@ -104,6 +116,7 @@ impl Flow {
         Self {
             id,
             key,
+            nat: None,
             direction,
             total: Counters::default(),
             start_ns: 0,

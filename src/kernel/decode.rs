@@ -38,6 +38,8 @@ pub enum EventKind {
     Overflow,
     /// An ICMP error of a new kind quoted the flow.
     Error,
+    /// A slot was taken that stands for a flow's other addresses.
+    Alias,
 }
 
 /// One event: it names a slot, whose words are read from the table.
@@ -71,6 +73,7 @@ pub fn event(record: &[u8]) -> Option<Event> {
             nm_event_kind::NM_EVENT_ENDED => EventKind::Ended,
             nm_event_kind::NM_EVENT_OVERFLOW => EventKind::Overflow,
             nm_event_kind::NM_EVENT_ERROR => EventKind::Error,
+            nm_event_kind::NM_EVENT_ALIAS => EventKind::Alias,
             _ => return None,
         },
     })
@@ -108,13 +111,19 @@ pub(super) fn address(raw: &[u8; 16], family: u8) -> Option<IpAddr> {
     }
 }
 
-/// The ends of a conversation, opener first; `None` if the words make no sense.
-pub fn key(cold: &nm_cold) -> Option<FlowKey> {
-    let opener = usize::from(cold.opener & 1);
+/// The ends of a key by side; `None` if the words make no sense.
+pub fn sides(cold: &nm_cold) -> Option<[SocketAddr; 2]> {
     let end = |side: usize| {
         Some(SocketAddr::new(address(&cold.address[side], cold.family)?, u16::from_be(cold.port_be[side])))
     };
-    Some(FlowKey { protocol: Protocol(cold.protocol), src: end(opener)?, dst: end(1 - opener)? })
+    Some([end(0)?, end(1)?])
+}
+
+/// The ends of a conversation, opener first; `None` if the words make no sense.
+pub fn key(cold: &nm_cold) -> Option<FlowKey> {
+    let opener = usize::from(cold.opener & 1);
+    let sides = sides(cold)?;
+    Some(FlowKey { protocol: Protocol(cold.protocol), src: sides[opener], dst: sides[1 - opener] })
 }
 
 /// Who sent the first RST: `Some(true)` the opener.

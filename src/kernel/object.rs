@@ -75,6 +75,8 @@ pub struct Features {
     pub protocols: Vec<App>,
     /// Processes and cgroups of local ends.
     pub who: bool,
+    /// Translated conversations are joined through conntrack (`nm_nat`).
+    pub nat: bool,
     /// Tunnels whose inner packets are counted.
     pub tunnels: Option<LookInto>,
     /// Messages of application protocols, with `protocols` only.
@@ -139,17 +141,21 @@ pub enum Naming {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Drops,
+    /// Some kernels let no traffic-control program read memory (`bpf_probe_read_kernel`).
+    Nat,
     OlderSockets,
     Names,
 }
 
 /// What is left out, try by try, until the kernel takes it.
-const ATTEMPTS: [&[Part]; 5] = [
+const ATTEMPTS: [&[Part]; 7] = [
     &[],
+    &[Part::Nat],
     &[Part::OlderSockets],
     &[Part::OlderSockets, Part::Names],
     &[Part::Drops],
-    &[Part::OlderSockets, Part::Names, Part::Drops],
+    &[Part::Nat, Part::OlderSockets, Part::Drops],
+    &[Part::Nat, Part::OlderSockets, Part::Names, Part::Drops],
 ];
 
 impl MessageFeatures {
@@ -192,6 +198,10 @@ pub struct Object {
     transport: Transport,
     naming: Naming,
     features: Features,
+    /// NAT was asked for, and the kernel refused it.
+    nat_refused: bool,
+    /// Whether conntrack was there when the programs were fitted to the kernel.
+    conntrack: bool,
     /// Or why drops are not told.
     pub(super) drops: Result<Watch, String>,
 }
@@ -231,8 +241,11 @@ impl Object {
                     _ if without.contains(&Part::OlderSockets) => Naming::New,
                     _ => Naming::All,
                 };
-                match Self::load_with(options, *transport, naming, drops) {
-                    Ok(object) => return Ok(object),
+                let mut options = options.clone();
+                let nat_refused = options.features.nat && without.contains(&Part::Nat);
+                options.features.nat &= !nat_refused;
+                match Self::load_with(&options, *transport, naming, drops) {
+                    Ok(object) => return Ok(Self { nat_refused, ..object }),
                     Err(error) => drop(refused.get_or_insert(error)),
                 }
             }
@@ -266,6 +279,7 @@ impl Object {
                 *key = u64::from_ne_bytes(*bytes);
             }
             rodata.nm_features = options.features.bits();
+            rodata.nm_nat = u32::from(options.features.nat);
             rodata.nm_apps =
                 options.features.protocols.iter().fold(0, |set, app| set | 1 << decode::app_number(*app));
             rodata.nm_bounds_us = [u32::MAX; LANES - 1];
@@ -349,7 +363,15 @@ impl Object {
                 .map_err(|error| format!("the tracepoint kfree_skb can't be attached to: {error}"))?;
             Ok(Watch { drops: drops.clone(), _link: link })
         });
-        let object = Self { skel, transport, naming, features: options.features.clone(), drops };
+        let object = Self {
+            skel,
+            transport,
+            naming,
+            features: options.features.clone(),
+            nat_refused: false,
+            conntrack: has_conntrack(),
+            drops,
+        };
         object
             .install(GRACE_ENTRY, &inner)
             .map_err(|source| LoadError::Step { what: "install a table", source })?;
@@ -369,6 +391,17 @@ impl Object {
     /// What the programs look at.
     pub fn features(&self) -> &Features {
         &self.features
+    }
+
+    /// Why translated conversations are not joined, though they were to be.
+    pub fn nat_trouble(&self) -> Option<&'static str> {
+        if self.nat_refused {
+            return Some(
+                "this kernel lets no traffic-control program read conntrack (bpf_probe_read_kernel)",
+            );
+        }
+        (self.features.nat && !self.conntrack && has_conntrack())
+            .then_some("nf_conntrack was loaded after the agent; restart the agent")
     }
 
     /// The control block shared with the programs.
@@ -541,6 +574,11 @@ fn own_namespace() -> u32 {
     u32::try_from(inode).unwrap_or(0)
 }
 
+/// Built in or loaded as a module.
+fn has_conntrack() -> bool {
+    std::fs::exists("/sys/module/nf_conntrack").unwrap_or(false)
+}
+
 fn load_hint() -> String {
     if std::fs::exists("/sys/kernel/btf/vmlinux").unwrap_or(false) {
         "Needed: Linux 5.10 or later and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (run as root); \
@@ -583,6 +621,7 @@ control_words! {
     move_failed, set_move_failed: "the number of flows that found no room when moved";
     waking, set_waking: "whether the reader was woken";
     bench_flows, set_bench_flows: "how many flows the yardsticks spread over; 0 = a new one each time";
+    ask_in, set_ask_in: "whether conntrack is asked for packets that come in";
     opened, set_opened: "how many slots were claimed since the reader came";
     room, set_room: "how many may be claimed before the reader is woken";
 }

@@ -102,6 +102,8 @@ pub struct EventLoss {
 pub struct TableStats {
     /// Live flows.
     pub entries: u64,
+    /// Slots that stand for other addresses of live flows (NAT).
+    pub aliases: u64,
     /// Flows that the table may grow to.
     pub capacity: u64,
     /// Slots allocated now.

@@ -25,6 +25,9 @@ pub const SLOTS: u32 = 8;
 pub const DEAD: u64 = 1 << 63;
 /// Note of `nm_move` on a slot: its flow lives on in another (`NM_FLAG_MOVED`).
 pub const MOVED: u8 = 0x80;
+/// Marks of an alias (`NM_MARK_ALIAS`, `NM_MARK_SWAPPED`).
+const MARK_ALIAS: u8 = 0x40;
+const MARK_SWAPPED: u8 = 0x80;
 
 const UDP: u8 = 17;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
@@ -156,8 +159,28 @@ impl Table {
         self.tag_cell(slot).map_or(0, |cell| cell.load(Ordering::Acquire))
     }
 
-    /// The slot as it stands, live or leaving; `None` when it is free or changed hands meanwhile.
+    /// The flow in a slot as it stands, live or leaving; `None` when there is none or the slot changed hands meanwhile.
     pub fn read(&self, slot: u32) -> Option<Snapshot> {
+        self.read_any(slot).filter(|snapshot| snapshot.stands_for().is_none())
+    }
+
+    /// The alias in a slot, live or leaving.
+    pub fn alias(&self, slot: u32) -> Option<Snapshot> {
+        self.read_any(slot).filter(|snapshot| snapshot.stands_for().is_some())
+    }
+
+    /// Where a word of the tags stands.
+    pub fn slot_of(&self, tag: u64) -> Option<u32> {
+        // As nm_first_bucket and nm_second_bucket.
+        let buckets = u64::from(self.buckets);
+        let pair = [((tag & 0xffff_ffff) * buckets) >> 32, (((tag >> 32) & 0x7fff_ffff) * buckets) >> 31];
+        pair.iter()
+            .flat_map(|bucket| (*bucket as u32 * SLOTS)..(*bucket as u32 + 1) * SLOTS)
+            .find(|slot| self.tag(*slot) == tag)
+    }
+
+    /// What is in a slot, flow or alias.
+    pub fn read_any(&self, slot: u32) -> Option<Snapshot> {
         let tag = self.tag(slot);
         if tag == 0 {
             return None;
@@ -185,6 +208,13 @@ impl Table {
         let Some(hot) = self.field::<nm_hot>(slot, offset_of!(nm_bucket, hot)) else { return 0 };
         // SAFETY: in bounds and aligned; two whole-word loads of plain integers.
         later(unsafe { (&raw const (*hot).seen_ticks).read_volatile() })
+    }
+
+    /// An alias is as young as its flow.
+    pub fn touch(&self, slot: u32, tick: u32) {
+        let Some(hot) = self.field::<nm_hot>(slot, offset_of!(nm_bucket, hot)) else { return };
+        // SAFETY: in bounds and aligned; a whole-word store of a plain integer, which programs store as well.
+        unsafe { (&raw mut (*hot).seen_ticks[0]).write_volatile(tick) }
     }
 
     /// Marks a live slot as leaving: from now on no packet finds it. False if it was not live.
@@ -404,6 +434,16 @@ impl Table {
 }
 
 impl Snapshot {
+    /// Of an alias: the tag of its flow.
+    pub fn stands_for(&self) -> Option<u64> {
+        (self.hot.marks & MARK_ALIAS != 0).then_some(self.hot.closed_ns)
+    }
+
+    /// Of an alias: whether its side 0 is side 1 of its flow.
+    pub fn swapped(&self) -> bool {
+        self.hot.marks & MARK_SWAPPED != 0
+    }
+
     /// Whether there are round trips to be taken out.
     pub fn has_rtts(&self) -> bool {
         self.detail.lanes.iter().any(|lanes| *lanes != 0)
