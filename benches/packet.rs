@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use netmon::flow::app::App;
-use netmon::kernel::object::{Features, Object, Options, TestProgram};
+use netmon::kernel::object::{Features, MessageFeatures, Object, Options, TestProgram};
 use netmon::kernel::table::Table;
 
 const REPEAT: u32 = 1_000_000;
@@ -62,7 +62,9 @@ fn levels() -> [(&'static str, Features); 3] {
         timing: Some(vec![100, 500, 1000, 5000]),
         precise,
         protocols: App::KNOWN.to_vec(),
+        messages: MessageFeatures { dns: true, http_servers: Some(200), ..MessageFeatures::default() },
         who: true,
+        nat: true,
         ..Features::default()
     };
     [("base", Features::default()), ("all features", all(false)), ("all, high precision", all(true))]

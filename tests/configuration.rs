@@ -83,7 +83,7 @@ fn each_mistake_is_named_with_file_key_value_and_what_is_accepted() {
         ),
         (
             "features: { latency_tracking: { histogram_buckets: [5, 1] } }",
-            "FILE: features.latency_tracking.histogram_buckets: `[5,1]` is not accepted; accepted: a list of ascending numbers above 0",
+            "FILE: features.latency_tracking.histogram_buckets: `[5,1]` is not accepted; accepted: a list of one to eleven ascending numbers from 0.001 to 4000000",
         ),
         ("flow: 7", "FILE: flow: `7` is not accepted; accepted: a section with keys of its own"),
         ("flow: { max_age: 5s, flow_timeout: 6s }", "are the same setting; give one of them"),

@@ -147,8 +147,8 @@ for i in range(3000):
     let ended = metrics.sum("netmon_flows_total", &["protocol=\"udp\"", "status=\"ok\""]);
     assert_eq!(ended, metrics.sum("netmon_flows_opened_total", &["protocol=\"udp\""]), "each flow ends once");
     assert!((57_000.0..=60_000.0).contains(&ended), "{ended} flows");
-    // Faster than slots are freed, several connections share one.
+    // Faster than slots are freed, several connections share one: how many is a matter of speed, but two buckets hold 16.
     let refused = metrics.sum("netmon_flows_total", &["protocol=\"tcp\"", "reason=\"refused\""]);
-    assert!((200.0..=3000.0).contains(&refused), "{refused} refused");
+    assert!((17.0..=3000.0).contains(&refused), "{refused} refused");
     agent.stop();
 }

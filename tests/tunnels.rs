@@ -57,6 +57,7 @@ impl Bench {
             local_peers: Arc::default(),
             timing: false,
             tunnels: object.tunnels().unwrap().map(Arc::new),
+            pairs: netmon::collector::pairs::Pairs::default(),
         };
         Self { object, table, context }
     }

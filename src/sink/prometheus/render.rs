@@ -109,8 +109,8 @@ pub(super) fn level(pairs: &[(&str, &str)], value: f64) -> Metric {
 pub(super) fn histogram(pairs: &[(&str, &str)], bounds: &[f64], observed: &Observations) -> Metric {
     let mut histogram = Histogram::default();
     let mut cumulative = 0;
-    let mut buckets = Vec::with_capacity(bounds.len() + 1);
-    for (bound, count) in bounds.iter().chain([&f64::INFINITY]).zip(observed.buckets) {
+    let mut buckets = Vec::with_capacity(bounds.len());
+    for (bound, count) in bounds.iter().zip(observed.buckets) {
         cumulative += count;
         let mut bucket = Bucket::default();
         bucket.set_upper_bound(*bound);
@@ -118,7 +118,8 @@ pub(super) fn histogram(pairs: &[(&str, &str)], bounds: &[f64], observed: &Obser
         buckets.push(bucket);
     }
     histogram.set_bucket(buckets);
-    histogram.set_sample_count(cumulative);
+    // The encoder adds the bucket of all, `+Inf`.
+    histogram.set_sample_count(observed.buckets.iter().sum());
     histogram.set_sample_sum(observed.sum_seconds);
     let mut metric = Metric::default();
     metric.set_label(labels(pairs));
