@@ -148,7 +148,10 @@ fn icmp(flow: &Flow, kind: u8, code: u8) -> IcmpDetail {
         kind,
         code,
         id,
-        lost: id.map(|_| flow.total.packets_sent.saturating_sub(flow.total.packets_received)),
+        // Who pings itself sends both ways' packets.
+        lost: id
+            .filter(|_| flow.key.src != flow.key.dst)
+            .map(|_| flow.total.packets_sent.saturating_sub(flow.total.packets_received)),
         rtt_us: flow.measured.and_then(|measured| measured.sides[1].rtt.summary()),
     }
 }
