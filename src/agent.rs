@@ -225,6 +225,7 @@ fn features(config: &Config) -> Features {
         messages: MessageFeatures {
             dns: looks_for("dns"),
             dns_names: detection.dns_names,
+            tls_names: looks_for("tls") && detection.tls_names,
             http_servers: looks_for("http").then_some(servers),
             bounds_us: bounds_us.clone(),
         },

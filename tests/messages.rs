@@ -31,6 +31,7 @@ fn looking() -> Features {
     let messages = MessageFeatures {
         dns: true,
         dns_names: true,
+        tls_names: false,
         http_servers: Some(2),
         bounds_us: vec![10_000, 10_000_000],
     };
@@ -370,7 +371,7 @@ fn dns_over_tcp_is_seen_where_segments_begin() {
 #[test]
 fn names_are_kept_only_when_asked_for() {
     let wire = Wire::new();
-    let names = wire.object.dns_names().unwrap().unwrap();
+    let names = wire.object.asked_names().unwrap().unwrap();
     wire.ask(4000, &query(1, A));
     let tag = (0..wire.table.slots()).map(|slot| wire.table.tag(slot)).find(|tag| *tag != 0).unwrap() & !DEAD;
     assert_eq!(names.dns(tag).as_deref(), Some("www.example.org"));
@@ -386,7 +387,7 @@ fn names_are_kept_only_when_asked_for() {
     let silent = Wire::with(features);
     silent.ask(4000, &query(1, A));
     assert_eq!(silent.dns().queries["A"], 1);
-    assert!(silent.object.dns_names().unwrap().is_none());
+    assert!(silent.object.asked_names().unwrap().is_none());
 }
 
 #[test]

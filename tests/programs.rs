@@ -44,6 +44,7 @@ impl Bench {
                 messages: MessageFeatures {
                     dns: true,
                     dns_names: true,
+                    tls_names: true,
                     http_servers: Some(10),
                     bounds_us: vec![1000],
                 },

@@ -5,7 +5,8 @@
  * payload agrees, and forgotten if it doesn't. Unknown beats wrong: each test below fixes 40 bits or more. Payloads aren't put together: a
  * message that is cut within its first bytes may stay unknown.
  *
- * No payload leaves the kernel: it is copied into a per-CPU map, looked at, and written over by the next.
+ * No payload leaves the kernel, but names if they are asked for (nm_tls_names.h): it is copied into a per-CPU map, looked at, and
+ * written over by the next.
  */
 #ifndef NM_APP_H
 #define NM_APP_H
@@ -14,6 +15,7 @@
 #include "nm_app_text.h"
 #include "nm_app_tls.h"
 #include "nm_table.h"
+#include "nm_tls_names.h"
 
 #define NM_TRIES       4 /* payloads of each side that are looked at ... */
 #define NM_TRIES_HTTP2 8 /* ... and here: the first headers come after settings, their acknowledgement and windows */
@@ -135,6 +137,8 @@ NM_GLOBAL int nm_recognise(struct __sk_buff *skb, u32 side)
 		timing->app_tries[1] = NM_TRIES_HTTP2;
 		return true;
 	}
+	if (nm_features & NM_FEATURE_TLS_NAMES && found == NM_APP_TLS && look->opener && look->begins)
+		nm_tls_keep_names(skb, wide->narrow.tags[slot] & ~NM_DEAD);
 	/* What is known already keeps what its messages have told. */
 	if (found == NM_APP_TLS || timing->app != found)
 		timing->app_detail = found == NM_APP_TLS ? look->detail : 0;

@@ -121,6 +121,13 @@ struct {
 } nm_dns_names SEC(".maps") __weak;
 
 struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, u64); /* the flow's tag */
+	__type(value, struct nm_tls_name);
+} nm_tls_names SEC(".maps") __weak;
+
+struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
 	__type(key, struct nm_http_server);

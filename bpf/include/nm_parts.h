@@ -93,6 +93,19 @@ struct nm_dns_name {
 	u8 wire[NM_DNS_NAME_BYTES];
 };
 
+#define NM_SNI_BYTES  128 /* powers of two; what is longer is not kept */
+#define NM_ALPN_BYTES 16
+
+/* What the hello of a TLS client asks for, as on the wire, zeros behind it. */
+struct nm_tls_name {
+	u8 sni_bytes; /* 0 = unknown */
+	u8 alpn_bytes;
+	u8 pad[2];
+	u8 sni[NM_SNI_BYTES];
+	u8 alpn[NM_ALPN_BYTES]; /* the first that is offered */
+};
+_Static_assert(sizeof(struct nm_tls_name) == 148, "no padding");
+
 /* Whom requests go to; all zeros: every server that found no place of its own. */
 struct nm_http_server {
 	u8 address[16]; /* as in nm_cold */

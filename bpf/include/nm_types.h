@@ -259,6 +259,7 @@ _Static_assert(sizeof(struct nm_detail) == 64, "one cache line");
 #define NM_FEATURE_DNS	     0x100 /* protocol_detection of dns: queries and responses */
 #define NM_FEATURE_DNS_NAMES 0x200 /* protocol_detection.dns_names: the last name that was asked for */
 #define NM_FEATURE_HTTP	     0x400 /* protocol_detection of http: responses and their time */
+#define NM_FEATURE_TLS_NAMES 0x800 /* protocol_detection.tls_names: what the client asks for */
 #define NM_FEATURE_MESSAGES  (NM_FEATURE_DNS | NM_FEATURE_HTTP)
 
 /*

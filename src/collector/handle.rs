@@ -108,7 +108,7 @@ impl Collector {
         // Packets of interfaces that no name is known for (test runs) are counted too.
         object.add_interface(0, 14)?;
         let nudge = Nudge::new()?;
-        let asked = object.dns_names()?.map(|names| Arc::new(names) as Arc<dyn AskedNames>);
+        let asked = object.asked_names()?.map(|names| Arc::new(names) as Arc<dyn AskedNames>);
         let context = Context {
             addresses: Arc::default(),
             local_peers: Arc::new(HashSet::new()),

@@ -189,6 +189,7 @@ section!(
         enabled: bool = "On or off.",
         protocols: Vec<String> = "What to look for.",
         dns_names: bool = "Keep the last name that a flow has asked for.",
+        tls_names: bool = "Keep the server's name and the protocol that a TLS client asks for.",
     }
 );
 

@@ -137,6 +137,7 @@ pub const KEYS: &[Key] = &[
         "protocols to recognise",
     ),
     key("features.protocol_detection.dns_names", Kind::Bool, "false", "keep names that DNS queries ask for"),
+    key("features.protocol_detection.tls_names", Kind::Bool, "false", "keep names that TLS clients ask for"),
     key("features.latency_tracking.enabled", Kind::Bool, "true", "measure latency"),
     key("features.latency_tracking.precision", Kind::Choice(&["normal", "high"]), "normal", "how closely"),
     key(

@@ -35,6 +35,17 @@ pub struct Presenter {
 pub trait AskedNames: std::fmt::Debug + Send + Sync {
     /// The last one of the flow with this tag.
     fn dns(&self, tag: u64) -> Option<String>;
+    /// Those of the TLS client that opened the flow with this tag.
+    fn tls(&self, tag: u64) -> AskedTls;
+}
+
+/// What a TLS client asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AskedTls {
+    /// The server's name, in lower case.
+    pub sni: Option<String>,
+    /// The application protocol that it offers first.
+    pub alpn: Option<String>,
 }
 
 impl Presenter {
@@ -83,10 +94,13 @@ impl Presenter {
             app_protocol: app.map(|app| app.name().into()),
             app_guess: if app.is_some() { None } else { App::by_port(protocol, flow.key.dst.port()) }
                 .map(|app| app.name().into()),
-            tls: (flow.app == Some(App::Tls)).then(|| TlsDetail {
-                version: flow.tls_version.map(|version| version.name().into()),
-                sni: None,
-                alpn: None,
+            tls: (flow.app == Some(App::Tls)).then(|| {
+                let asked = self.asked.as_ref().map(|asked| asked.tls(flow.tag())).unwrap_or_default();
+                TlsDetail {
+                    version: flow.tls_version.map(|version| version.name().into()),
+                    sni: asked.sni,
+                    alpn: asked.alpn,
+                }
             }),
             dns: flow.dns.map(|dns| DnsDetail {
                 queries: dns.queries,

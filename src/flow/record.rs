@@ -320,9 +320,10 @@ pub struct FlowDrops {
 pub struct TlsDetail {
     /// Version that the server has chosen, like `1.3`.
     pub version: Option<String>,
-    /// Server name that the client asked for; `null`: not read yet.
+    /// Server name that the client asked for; `null` unless `features.protocol_detection.tls_names` is on, if the first segment of its
+    /// hello doesn't hold it, or if it has more than 128 bytes.
     pub sni: Option<String>,
-    /// Application protocol that the client offers first; `null`: not read yet.
+    /// Application protocol that the client offers first, like `h2`; `null` as above, and if it has more than 16 bytes.
     pub alpn: Option<String>,
 }
 

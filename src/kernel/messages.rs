@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::decode;
 use super::object::Object;
-use super::skeleton::types::{nm_dns_totals, nm_http_counts, nm_http_server};
+use super::skeleton::types::{nm_dns_totals, nm_http_counts, nm_http_server, nm_tls_name};
 use crate::flow::measured::LANES;
 use crate::flow::messages::{QueryType, Rcode, Times, dotted};
-use crate::flow::present::AskedNames;
+use crate::flow::present::{AskedNames, AskedTls};
 
 /// A server that has not answered for so long may give its place to another.
 const IDLE: Duration = Duration::from_secs(300);
@@ -137,27 +137,56 @@ impl Object {
         Some(dns_totals(&self.features().messages.bounds_us, &decode::words_sum(&per_cpu)?))
     }
 
-    /// To read the names that were asked for; `None` if they are not kept.
+    /// To read the names that were asked for; `None` if none are kept.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn dns_names(&self) -> std::io::Result<Option<DnsNames>> {
+    pub fn asked_names(&self) -> std::io::Result<Option<KeptNames>> {
         let messages = &self.features().messages;
-        (messages.dns && messages.dns_names)
-            .then(|| MapHandle::try_from(&self.skel.maps.nm_dns_names).map(DnsNames))
-            .transpose()
-            .map_err(std::io::Error::other)
+        let maps = &self.skel.maps;
+        let dns = (messages.dns && messages.dns_names).then(|| MapHandle::try_from(&maps.nm_dns_names));
+        let tls = messages.tls_names.then(|| MapHandle::try_from(&maps.nm_tls_names));
+        let names = KeptNames {
+            dns: dns.transpose().map_err(std::io::Error::other)?,
+            tls: tls.transpose().map_err(std::io::Error::other)?,
+        };
+        Ok((names.dns.is_some() || names.tls.is_some()).then_some(names))
     }
 }
 
-/// The last name that was asked for in each flow.
+/// Names that flows have asked for, where they are kept.
 #[derive(Debug)]
-pub struct DnsNames(MapHandle);
+pub struct KeptNames {
+    dns: Option<MapHandle>,
+    tls: Option<MapHandle>,
+}
 
-impl AskedNames for DnsNames {
+fn kept(map: Option<&MapHandle>, tag: u64) -> Option<Vec<u8>> {
+    map?.lookup(&tag.to_ne_bytes(), MapFlags::ANY).ok()?
+}
+
+impl AskedNames for KeptNames {
     fn dns(&self, tag: u64) -> Option<String> {
-        Some(dotted(&self.0.lookup(&tag.to_ne_bytes(), MapFlags::ANY).ok()??))
+        kept(self.dns.as_ref(), tag).map(|wire| dotted(&wire))
     }
+
+    fn tls(&self, tag: u64) -> AskedTls {
+        kept(self.tls.as_ref(), tag).map(|name| asked_tls(&name)).unwrap_or_default()
+    }
+}
+
+/// Of an `nm_tls_name`. Names that hold what no name holds are not told.
+fn asked_tls(name: &[u8]) -> AskedTls {
+    use std::mem::offset_of;
+    let text = |length: usize, from: usize, is_fit: fn(&u8) -> bool| {
+        let bytes = name.get(from..)?.get(..usize::from(*name.get(length)?))?;
+        let fits = !bytes.is_empty() && bytes.iter().all(is_fit);
+        fits.then(|| String::from_utf8_lossy(bytes).into_owned())
+    };
+    let of_host = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
+    let sni = text(offset_of!(nm_tls_name, sni_bytes), offset_of!(nm_tls_name, sni), of_host);
+    let alpn = text(offset_of!(nm_tls_name, alpn_bytes), offset_of!(nm_tls_name, alpn), u8::is_ascii_graphic);
+    AskedTls { sni: sni.map(|name| name.to_ascii_lowercase()), alpn }
 }
 
 /// HTTP servers. When all places are taken, those that have been silent for a while give up theirs, and what they counted goes to
@@ -240,6 +269,28 @@ mod tests {
         assert_eq!((few.counts, few.sum_us), (vec![1, 2, (3..=12).sum::<u64>()], 13));
         let all: Vec<u32> = (1..12).collect();
         assert_eq!(times(&all, &words).counts, (1..=12).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn names_of_tls_are_told_only_if_they_are_names() {
+        let asked = |sni: &[u8], alpn: &[u8]| {
+            let mut name = vec![0; size_of::<nm_tls_name>()];
+            (name[0], name[1]) = (sni.len() as u8, alpn.len() as u8);
+            name[4..][..sni.len()].copy_from_slice(sni);
+            name[132..][..alpn.len()].copy_from_slice(alpn);
+            let AskedTls { sni, alpn } = asked_tls(&name);
+            (sni, alpn)
+        };
+        assert_eq!(asked(b"Www.a_b-c.1", b"http/1.1"), (Some("www.a_b-c.1".into()), Some("http/1.1".into())));
+        assert_eq!(asked(b"", b""), (None, None));
+        for byte in (0..=255).filter(|byte: &u8| !byte.is_ascii_alphanumeric() && !b"-._".contains(byte)) {
+            assert_eq!(asked(&[b'a', byte], b"h2"), (None, Some("h2".into())), "{byte}");
+        }
+        for byte in [0, b' ', 127, 128, 255] {
+            assert_eq!(asked(b"a", &[b'h', byte]), (Some("a".into()), None), "{byte}");
+        }
+        assert_eq!(asked_tls(&[200; 148]), AskedTls::default(), "a length beyond the end");
+        assert_eq!(asked_tls(&[]), AskedTls::default());
     }
 
     #[test]

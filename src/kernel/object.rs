@@ -99,6 +99,8 @@ pub struct MessageFeatures {
     pub dns: bool,
     /// The last name that was asked for in a flow.
     pub dns_names: bool,
+    /// What TLS clients ask for: server and protocol.
+    pub tls_names: bool,
     /// HTTP/1 responses, with a place of their own for so many servers.
     pub http_servers: Option<u32>,
     /// Upper bounds of the histogram's buckets, microseconds: the same as those of round trips.
@@ -163,6 +165,7 @@ impl MessageFeatures {
         u32::from(self.dns) << 8
             | u32::from(self.dns && self.dns_names) << 9
             | u32::from(self.http_servers.is_some()) << 10
+            | u32::from(self.tls_names) << 11
     }
 }
 
@@ -334,9 +337,11 @@ impl Object {
         }
         let messages = &options.features.messages;
         // A map that no program uses: libbpf-rs can't leave it out.
-        for (map, used) in
-            [(&mut open.maps.nm_dns_waits, messages.dns), (&mut open.maps.nm_dns_names, messages.dns_names)]
-        {
+        for (map, used) in [
+            (&mut open.maps.nm_dns_waits, messages.dns),
+            (&mut open.maps.nm_dns_names, messages.dns_names),
+            (&mut open.maps.nm_tls_names, messages.tls_names),
+        ] {
             if !used {
                 map.set_max_entries(1).map_err(step("size a map"))?;
             }
@@ -526,6 +531,7 @@ impl Object {
             maps.nm_dns_waits.as_fd(),
             maps.nm_dns_totals.as_fd(),
             maps.nm_dns_names.as_fd(),
+            maps.nm_tls_names.as_fd(),
             maps.nm_http.as_fd(),
             maps.nm_ring.as_fd(),
             maps.nm_perf.as_fd(),
