@@ -45,6 +45,10 @@ fn compile(source: &Path, object: &Path, clang: &str) -> Result<()> {
         "-Werror".into(),
         "-Wno-unused-parameter".into(),
         "-Ibpf/include".into(),
+        // Blocks stay in source order: placed for speed, a loop's latch may fall through into its
+        // header, and older kernels (6.1) allow an edge back only to a jump.
+        "-mllvm".into(),
+        "-disable-block-placement".into(),
         // No path of the building machine in the object.
         format!("-ffile-prefix-map={}=.", env::current_dir()?.display()),
     ];

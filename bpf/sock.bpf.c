@@ -115,14 +115,14 @@ static __always_inline u32 nm_name_of(struct task_struct___nm *task)
 {
 	struct kernfs_node___nm *node = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn);
 	struct nm_name name = {}, *known;
-	u32 who, i;
+	u32 who, i = 0;
 
 	name.tgid = BPF_CORE_READ(task, tgid);
 	name.cgroup = BPF_CORE_READ(node, id);
 	BPF_CORE_READ_STR_INTO(&name.comm, task, group_leader, comm);
 	who = nm_name_hash(&name);
 	/* Two names on one number: the later takes the next. */
-	for (i = 0; i < 4; i++) {
+	do {
 		who = ((who + i) & ~NM_WHO_FLAGS) ?: 1;
 		known = bpf_map_lookup_elem(&nm_names, &who);
 		if (!known) {
@@ -136,7 +136,7 @@ static __always_inline u32 nm_name_of(struct task_struct___nm *task)
 		}
 		if (nm_same_name(known, &name))
 			return who;
-	}
+	} while (++i < 4);
 	nm_note(NM_KIND_NAME_LOST);
 	return 0;
 }

@@ -146,7 +146,7 @@ NM_GLOBAL int nm_place_new(struct __sk_buff *skb, u64 tag, u32 side_and_hook, u3
 	struct nm_scratch *scratch = nm_in_hand();
 	u32 side = side_and_hook & 1, hook = side_and_hook >> 1 & 1, placed;
 	int answer = NM_UNKNOWN;
-	struct nm_place old;
+	struct nm_place old = {}; /* an older verifier thinks that it may be read unset */
 
 	if (!scratch)
 		return NM_NO_PLACE;

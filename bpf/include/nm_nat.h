@@ -313,6 +313,7 @@ NM_GLOBAL int nm_join(struct __sk_buff *skb, u64 tag, u32 side_and_hook, u32 now
 		hot->seen_ticks[0] = now_ticks;
 	flow = hot->closed_ns;
 	there = side ^ !!(hot->marks & NM_MARK_SWAPPED);
+	barrier_var(there); /* or clang leaves out the bound; to an older verifier ^ has none */
 	bucket = nm_find(&scratch->at, flow);
 	hot = bucket ? nm_hot_at(bucket, &scratch->at) : NULL;
 	if (hot && !(hot->marks & NM_MARK_ALIAS)) {
