@@ -15,7 +15,7 @@
 #include "nm_table.h"
 
 #define NM_SAMPLE_TICKS	 191 /* normal precision: a side waits 200 ms, so a flow takes ten samples a second */
-#define NM_REORDER_TICKS 3   /* a gap filled sooner than this was made by reordering, later by loss */
+#define NM_REORDER_TICKS 3   /* a gap filled sooner than this, at least, was made by reordering, later by loss */
 #define NM_BURST	 3   /* acknowledgements repeated in a row: RFC 5681 3.2 */
 #define NM_LANE_FULL	 0xff00
 #define NM_TCP_OPTIONS	 12 /* as many as fit into 40 bytes, about */
@@ -203,7 +203,7 @@ NM_GLOBAL int nm_irregular(struct __sk_buff *skb, u32 side, u32 length, u32 now_
 	const struct nm_packet *p;
 	struct nm_wide *wide;
 	struct nm_side *me;
-	u32 slot, end;
+	u32 slot, end, soon;
 	bool late;
 
 	if (!scratch)
@@ -227,7 +227,11 @@ NM_GLOBAL int nm_irregular(struct __sk_buff *skb, u32 side, u32 length, u32 now_
 		return 0;
 	if (me->marks & NM_SIDE_PROBE && (s32)(me->probe_seq - p->seq) > 0)
 		me->marks &= ~NM_SIDE_PROBE;
-	late = (s32)(p->seq - me->hole_seq) >= 0 && (u16)(now_ticks - me->hole_ticks) <= NM_REORDER_TICKS &&
+	/* Who sends again must first have heard of the gap: most of the whole way there and back must be over. */
+	soon = (wide->timing[slot].rtt_min_us[0] + wide->timing[slot].rtt_min_us[1]) / 4 * 3 >> 10;
+	if (soon < NM_REORDER_TICKS)
+		soon = NM_REORDER_TICKS;
+	late = (s32)(p->seq - me->hole_seq) >= 0 && (u16)(now_ticks - me->hole_ticks) <= soon &&
 	       me->hole_seq != me->next_seq && (s32)(me->hole_seq - me->next_seq) < 0 && me->hole_ticks;
 	if ((s32)(end - me->next_seq) > 0)
 		me->next_seq = end;
