@@ -8,6 +8,7 @@
 //! Nothing here looks at a process while packets flow, and nothing waits on the collector's thread.
 
 pub mod host;
+pub mod kubernetes;
 mod naming;
 pub mod place;
 mod recent;
