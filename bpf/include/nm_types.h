@@ -282,8 +282,10 @@ struct nm_wide {
 	struct nm_timing timing[NM_SLOTS];
 	struct nm_detail detail[NM_SLOTS];
 	u32 told_retransmits[NM_SLOTS]; /* of both sides, as nm_told */
+	u32 pad[8];			/* the next bucket begins with a cache line, too */
 };
-_Static_assert(sizeof(struct nm_wide) == 356 * NM_SLOTS, "356 bytes a slot");
+_Static_assert(sizeof(struct nm_wide) == 360 * NM_SLOTS, "360 bytes a slot");
+_Static_assert(sizeof(struct nm_bucket) % 64 == 0 && sizeof(struct nm_wide) % 64 == 0, "whole cache lines");
 
 /* Packets as on the wire, per CPU, written without atomics; what a counted packet writes comes first. */
 struct nm_hook_counts {

@@ -47,7 +47,7 @@ pub struct Table {
 pub enum Layout {
     /// Counters and key: `nm_bucket`, 160 bytes a slot.
     Narrow,
-    /// What features know as well: `nm_wide`, 356 bytes a slot.
+    /// What features know as well: `nm_wide`, 360 bytes a slot.
     Wide,
 }
 
