@@ -59,7 +59,8 @@ fn line(name: &str, [empty, ours]: [(u32, u32, u32); 2]) {
 /// Counting only, and with everything that the programs can look at.
 fn levels() -> [(&'static str, Features); 3] {
     let all = |precise| Features {
-        timing: Some(vec![100, 500, 1000, 5000]),
+        timing: true,
+        bounds_us: vec![100, 500, 1000, 5000],
         precise,
         protocols: App::KNOWN.to_vec(),
         messages: MessageFeatures { dns: true, http_servers: Some(200), ..MessageFeatures::default() },

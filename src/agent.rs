@@ -21,7 +21,7 @@ use crate::config::cli::Mode;
 use crate::config::{Attach, Config, Precision, Switch, TimestampSource, TransportChoice};
 use crate::detect::alert::AlertRecord;
 use crate::detect::{self, Detector, services};
-use crate::enrich::{Host, Naming, name_sockets};
+use crate::enrich::{Host, name_sockets};
 use crate::flow::cidr::Cidr;
 use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
@@ -29,6 +29,7 @@ use crate::flow::who::Names;
 use crate::interfaces::{Event, Follower, Selection};
 use crate::kernel::attach::Method;
 use crate::kernel::messages::Messages;
+use crate::kernel::names::Named;
 use crate::kernel::object::{Features, LookInto, MessageFeatures, Object, Options, Transport};
 use crate::kernel::stats::DropStats;
 use crate::sink::feed::{self, Feed};
@@ -55,7 +56,7 @@ struct State {
     sampling_rate: f64,
     folds: bool,
     names: Option<Arc<Host>>,
-    naming: Naming,
+    _named: Option<Named>,
 }
 
 /// Runs until `stop` is over.
@@ -76,7 +77,7 @@ pub async fn run(
     let readiness = Readiness::default();
     let socket = api::server::listen(Path::new(&config.api.socket)).await?;
 
-    let object = tokio::task::spawn_blocking({
+    let mut object = tokio::task::spawn_blocking({
         let options = Options {
             transport: match config.capture.transport {
                 TransportChoice::Auto => None,
@@ -92,10 +93,10 @@ pub async fn run(
     })
     .await
     .context("load the eBPF programs")??;
-    let (names, naming) = if config.features.process_attribution.enabled {
-        name_sockets(&object).context("start looking for names")?
+    let (names, named) = if config.features.process_attribution.enabled {
+        name_sockets(&mut object).context("start looking for names")?
     } else {
-        (None, Naming::default())
+        (None, None)
     };
 
     let settings = Settings {
@@ -156,7 +157,7 @@ pub async fn run(
         sampling_rate: config.capture.sampling_rate,
         folds: config.flow.aggregation,
         names: names.clone(),
-        naming,
+        _named: named,
     });
 
     let (over, ending) = watch::channel(());
@@ -220,16 +221,15 @@ fn features(config: &Config) -> Features {
     let detection = &config.features.protocol_detection;
     let looks_for = |name: &str| detection.enabled && detection.protocols.iter().any(|known| known == name);
     let servers = u32::try_from(config.export.prometheus.top_destinations).unwrap_or(u32::MAX);
-    let bounds_us: Vec<u32> = latency.histogram_buckets.iter().map(|ms| (ms * 1e3).round() as u32).collect();
     Features {
         messages: MessageFeatures {
             dns: looks_for("dns"),
             dns_names: detection.dns_names,
             tls_names: looks_for("tls") && detection.tls_names,
             http_servers: looks_for("http").then_some(servers),
-            bounds_us: bounds_us.clone(),
         },
-        timing: latency.enabled.then_some(bounds_us),
+        timing: latency.enabled,
+        bounds_us: latency.histogram_buckets.iter().map(|ms| (ms * 1e3).round() as u32).collect(),
         hardware: config.capture.timestamp_source == TimestampSource::Hardware,
         precise: latency.precision == Precision::High,
         protocols: config.features.protocol_detection.apps(),
@@ -299,12 +299,9 @@ fn notes(report: &crate::collector::handle::Report, sampling_rate: f64) -> Vec<S
                 .into(),
         );
     }
-    notes.extend(report.nat_trouble.map(|why| format!("translated connections (NAT) are two flows: {why}")));
+    notes.extend(report.left_out.iter().map(|out| format!("{}: {}", out.part.missing(), out.why)));
     if sampling_rate < 1.0 {
         notes.push(format!("capture.sampling_rate keeps {sampling_rate} of all flows"));
-    }
-    if let Some(why) = &report.stats.drops.off {
-        notes.push(format!("packets that the kernel drops are not told: {why}"));
     }
     let [hardware, software, missing] = report.stats.rtt_stamps;
     if hardware + software + missing > 0 {
@@ -345,7 +342,6 @@ impl Source for State {
             || vec!["the collector does not answer".into()],
             |report| notes(report, self.sampling_rate),
         );
-        notes.extend(self.naming.notes.iter().cloned());
         notes.push("loopback traffic is not watched unless `lo` is named in capture.interfaces".into());
         Status {
             version: env!("CARGO_PKG_VERSION").into(),

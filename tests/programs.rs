@@ -4,24 +4,22 @@
 
 #[path = "programs/frame.rs"]
 mod frame;
+#[path = "programs/loaded.rs"]
+mod loaded;
 
 use frame::{Ipv4, ethernet, extension, fragment6, icmp, ipv6, padded, tag, tcp, udp};
+use loaded::Loaded as Bench;
 use netmon::flow::app::App;
 use netmon::kernel::decode;
-use netmon::kernel::object::{Features, MessageFeatures, Object, Options, TestProgram};
+use netmon::kernel::object::{Features, MessageFeatures, TestProgram, Transport};
 use netmon::kernel::stats::Outcome;
-use netmon::kernel::table::{Layout, Snapshot, Table};
+use netmon::kernel::table::Snapshot;
 use netmon::kernel::types::nm_kind;
 
 const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
 const FIN: u8 = 1;
-
-struct Bench {
-    object: Object,
-    table: Table,
-}
 
 impl Bench {
     fn new() -> Self {
@@ -37,7 +35,8 @@ impl Bench {
         Self::with(
             1024,
             Features {
-                timing: Some(vec![100, 1000, 10_000]),
+                timing: true,
+                bounds_us: vec![100, 1000, 10_000],
                 precise: true,
                 protocols: App::KNOWN.to_vec(),
                 who: true,
@@ -46,7 +45,6 @@ impl Bench {
                     dns_names: true,
                     tls_names: true,
                     http_servers: Some(10),
-                    bounds_us: vec![1000],
                 },
                 ..Features::default()
             },
@@ -54,20 +52,11 @@ impl Bench {
     }
 
     fn with(slots: u64, features: Features) -> Self {
-        let layout = features.layout();
-        let options =
-            Options { transport: None, event_buffer_events: 4096, features, bench: false, drops: false };
-        let mut object = Object::load(&options).expect("these tests need root and a kernel with BTF");
-        let table = Table::create(slots, layout).unwrap();
-        object.install(0, &table).unwrap();
-        object.control().set_buckets(0, table.buckets());
-        object.add_interface(0, 14).unwrap();
-        Self { object, table }
+        Self::load(slots, features)
     }
 
     fn see(&self, frame: &[u8]) {
-        let (verdict, _) = self.object.run_on_frame(TestProgram::Ingress, frame, 1).unwrap();
-        assert_eq!(verdict, -1, "the verdict is never changed");
+        self.run(TestProgram::Ingress, frame);
     }
 
     fn outcome(&self, outcome: Outcome) -> u64 {
@@ -76,20 +65,7 @@ impl Bench {
     }
 
     fn flows(&self) -> Vec<Snapshot> {
-        (0..self.table.slots()).filter_map(|slot| self.table.read(slot)).collect()
-    }
-
-    fn assert_conserved(&self) {
-        let counters = self.object.interface(0).unwrap();
-        let counters = counters.hooks[0];
-        assert_eq!(counters.seen, counters.outcomes.iter().sum::<u64>(), "seen = sum of outcomes");
-        let packets: u64 = self.flows().iter().map(|flow| flow.counters().packets()).sum();
-        let bytes: u64 = self.flows().iter().map(|flow| flow.counters().bytes()).sum();
-        assert_eq!(
-            (packets, bytes),
-            (counters.outcomes[0], counters.counted_bytes),
-            "flows hold what was counted"
-        );
+        self.snapshots().collect()
     }
 }
 
@@ -470,19 +446,7 @@ fn an_icmp_error_is_believed_only_by_whom_it_concerns() {
 
 #[test]
 fn the_perf_buffer_transport_loads_and_counts() {
-    let options = Options {
-        transport: Some(netmon::kernel::object::Transport::Perf),
-        event_buffer_events: 4096,
-        features: Features::default(),
-        bench: false,
-        drops: false,
-    };
-    let mut object = Object::load(&options).expect("load with perf buffers");
-    let table = Table::create(64, Layout::Narrow).unwrap();
-    object.install(0, &table).unwrap();
-    object.control().set_buckets(0, table.buckets());
-    object.add_interface(0, 14).unwrap();
-    let bench = Bench { object, table };
+    let bench = Bench::load_by(Some(Transport::Perf), 64, Features::default());
     bench.see(&ethernet(0x0800, &Ipv4::default().with(&udp(1, 2, None, &[]))));
     assert_eq!(bench.flows().len(), 1);
     bench.assert_conserved();

@@ -6,6 +6,9 @@ mod foreign;
 #[path = "programs/frame.rs"]
 #[allow(dead_code)]
 mod frame;
+#[path = "programs/loaded.rs"]
+#[allow(dead_code)]
+mod loaded;
 #[path = "protocols/streams.rs"]
 mod streams;
 
@@ -13,10 +16,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use frame::{Ipv4, ethernet, tcp, udp};
+use loaded::Loaded;
 use netmon::flow::app::App;
 use netmon::kernel::decode;
-use netmon::kernel::object::{Features, Object, Options, TestProgram};
-use netmon::kernel::table::Table;
+use netmon::kernel::object::{Features, TestProgram};
 use streams::{CLIENT, SERVER, Stream};
 
 const SYN: u8 = 2;
@@ -24,8 +27,7 @@ const ACK: u8 = 16;
 
 /// Conversations of many clients with one server, each from an address of its own.
 struct Wire {
-    object: Object,
-    table: Table,
+    loaded: Loaded,
     clients: u32,
 }
 
@@ -34,20 +36,9 @@ type Client = u32;
 
 impl Wire {
     fn new(protocols: &[App], timing: bool) -> Self {
-        let features = Features {
-            timing: timing.then(|| vec![1000]),
-            protocols: protocols.to_vec(),
-            ..Features::default()
-        };
-        let layout = features.layout();
-        let options =
-            Options { transport: None, event_buffer_events: 4096, features, bench: false, drops: false };
-        let mut object = Object::load(&options).expect("these tests need root and a kernel with BTF");
-        let table = Table::create(1 << 16, layout).unwrap();
-        object.install(0, &table).unwrap();
-        object.control().set_buckets(0, table.buckets());
-        object.add_interface(0, 14).unwrap();
-        Self { object, table, clients: 0 }
+        let features =
+            Features { timing, bounds_us: vec![1000], protocols: protocols.to_vec(), ..Features::default() };
+        Self { loaded: Loaded::load(1 << 16, features), clients: 0 }
     }
 
     fn send(&self, client: Client, udp_port: Option<u16>, from: usize, flags: u8, payload: &[u8]) {
@@ -61,7 +52,7 @@ impl Wire {
         };
         let ip = Ipv4 { protocol, source: ends[me], destination: ends[you], ..Ipv4::default() };
         let frame = ethernet(0x0800, &ip.with(&bytes));
-        self.object.run_on_frame(TestProgram::Ingress, &frame, 1).unwrap();
+        self.loaded.run(TestProgram::Ingress, &frame);
     }
 
     /// A conversation of a new client.
@@ -85,7 +76,7 @@ impl Wire {
     /// What each conversation was taken for, and the version of TLS.
     fn told(&self) -> HashMap<Client, (Option<App>, Option<&'static str>)> {
         let mut told = HashMap::new();
-        for slot in (0..self.table.slots()).filter_map(|slot| self.table.read(slot)) {
+        for slot in self.loaded.snapshots() {
             let key = decode::key(&slot.cold).unwrap();
             let client = [key.src, key.dst].iter().find_map(|end| match end.ip() {
                 IpAddr::V4(ip) if ip.octets()[0] == 10 => Some(u32::from(ip) & 0x00ff_ffff),
@@ -228,7 +219,7 @@ fn without_the_feature_nothing_is_looked_at() {
 fn the_verifier_is_done_with_it_soon() {
     for timing in [false, true] {
         let wire = Wire::new(App::KNOWN, timing);
-        let Some(instructions) = wire.object.verified_instructions() else { return };
+        let Some(instructions) = wire.loaded.object.verified_instructions() else { return };
         eprintln!("{instructions:?} instructions, timing: {timing}");
         assert!(instructions.iter().all(|count| *count < 60_000), "{instructions:?}");
     }

@@ -4,8 +4,12 @@
 #[path = "programs/frame.rs"]
 #[allow(dead_code)]
 mod frame;
+#[path = "programs/loaded.rs"]
+#[allow(dead_code)]
+mod loaded;
 
 use frame::{Ipv4, ethernet, icmp};
+use loaded::Loaded as Wire;
 use netmon::collector::ledger::{self, Context};
 use netmon::flow::app::App;
 use netmon::flow::measured::Measured;
@@ -13,20 +17,13 @@ use netmon::flow::record::{Ending, IcmpError, Reason, State};
 use netmon::flow::update::Flow;
 use netmon::flow::verdict::ending;
 use netmon::kernel::decode;
-use netmon::kernel::object::{Features, Object, Options, TestProgram};
-use netmon::kernel::table::Table;
+use netmon::kernel::object::{Features, TestProgram};
 use netmon::kernel::types::nm_kind;
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
-
-/// A TCP conversation as one observer sees it: 10.0.0.1:40000 opens, 10.0.0.2:80 answers.
-struct Wire {
-    object: Object,
-    table: Table,
-}
 
 /// One segment; `from` 0 is the opener.
 #[derive(Clone, Copy)]
@@ -44,10 +41,12 @@ fn segment(from: usize, seq: u32, ack: u32, length: usize) -> Segment {
     Segment { from, seq, ack, flags: ACK, length, window: 1024, stamps: None }
 }
 
+/// A TCP conversation as one observer sees it: 10.0.0.1:40000 opens, 10.0.0.2:80 answers.
 impl Wire {
     fn new(precise: bool) -> Self {
         Self::with(Features {
-            timing: Some(vec![1000]),
+            timing: true,
+            bounds_us: vec![1000],
             precise,
             protocols: App::KNOWN.to_vec(),
             who: true,
@@ -56,20 +55,12 @@ impl Wire {
     }
 
     fn with(features: Features) -> Self {
-        let layout = features.layout();
-        let options =
-            Options { transport: None, event_buffer_events: 4096, features, bench: false, drops: false };
-        let mut object = Object::load(&options).expect("these tests need root and a kernel with BTF");
-        let table = Table::create(1024, layout).unwrap();
-        object.install(0, &table).unwrap();
-        object.control().set_buckets(0, table.buckets());
-        object.add_interface(0, 14).unwrap();
-        Self { object, table }
+        Self::load(1024, features)
     }
 
     fn see(&self, segment: Segment) {
         let frame = ethernet(0x0800, &Self::packet(segment));
-        self.object.run_on_frame(TestProgram::Ingress, &frame, 1).unwrap();
+        self.run(TestProgram::Ingress, &frame);
     }
 
     fn packet(segment: Segment) -> Vec<u8> {
@@ -96,13 +87,12 @@ impl Wire {
     fn see_error_about(&self, segment: Segment) {
         let error = [icmp(3, 1, 0), Self::packet(segment)].concat();
         let ip = Ipv4 { protocol: 1, source: [10, 0, 0, 9], destination: [10, 0, 0, 1], ..Ipv4::default() };
-        self.object.run_on_frame(TestProgram::Ingress, &ethernet(0x0800, &ip.with(&error)), 1).unwrap();
+        self.run(TestProgram::Ingress, &ethernet(0x0800, &ip.with(&error)));
     }
 
     fn flow(&self) -> Flow {
         let context = Context { timing: true, ..Context::default() };
-        let mut slots = (0..self.table.slots()).filter_map(|slot| self.table.read(slot));
-        let slot = slots.find(|slot| slot.cold.protocol == 6).expect("a flow");
+        let slot = self.snapshots().find(|slot| slot.cold.protocol == 6).expect("a flow");
         ledger::flow(&slot, &context, netmon::clock::monotonic_ns(), false).unwrap()
     }
 
@@ -113,7 +103,7 @@ impl Wire {
     }
 
     fn measured(&self) -> Measured {
-        let slot = (0..self.table.slots()).find_map(|slot| self.table.read(slot)).expect("a flow");
+        let slot = self.snapshots().next().expect("a flow");
         decode::measured(&slot)
     }
 
@@ -350,8 +340,13 @@ fn unusual_openings_and_ends_are_told_right() {
 
 #[test]
 fn a_hardware_stamp_is_compared_with_its_like_only() {
-    let features =
-        Features { timing: Some(vec![1000]), precise: true, hardware: true, ..Features::default() };
+    let features = Features {
+        timing: true,
+        bounds_us: vec![1000],
+        precise: true,
+        hardware: true,
+        ..Features::default()
+    };
     let samples = |sent: u64, acknowledged: u64| {
         let wire = Wire::with(features.clone());
         for (segment, stamp_us) in [(segment(0, 100, 900, 50), sent), (segment(1, 900, 150, 0), acknowledged)]

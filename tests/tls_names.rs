@@ -5,23 +5,26 @@ mod common;
 #[path = "programs/frame.rs"]
 #[allow(dead_code)]
 mod frame;
+#[path = "programs/loaded.rs"]
+#[allow(dead_code)]
+mod loaded;
 
 use std::time::{Duration, Instant};
 
 use common::agent::Agent;
 use common::net::Net;
 use frame::{Ipv4, ethernet};
+use loaded::Loaded;
 use netmon::flow::app::App;
 use netmon::flow::present::{AskedNames, AskedTls};
 use netmon::kernel::decode;
 use netmon::kernel::messages::KeptNames;
-use netmon::kernel::object::{Features, MessageFeatures, Object, Options, TestProgram};
-use netmon::kernel::table::{DEAD, Table};
+use netmon::kernel::object::{Features, MessageFeatures, TestProgram};
+use netmon::kernel::table::DEAD;
 
 /// What an observer between two hosts sees.
 struct Wire {
-    object: Object,
-    table: Table,
+    loaded: Loaded,
     next_port: std::cell::Cell<u16>,
 }
 
@@ -29,15 +32,8 @@ impl Wire {
     fn new(tls_names: bool) -> Self {
         let messages = MessageFeatures { tls_names, ..MessageFeatures::default() };
         let features = Features { protocols: App::KNOWN.to_vec(), messages, ..Features::default() };
-        let layout = features.layout();
-        let options =
-            Options { transport: None, event_buffer_events: 4096, features, bench: false, drops: false };
-        let mut object = Object::load(&options).expect("these tests need root and a kernel with BTF");
-        let table = Table::create(16_384, layout).unwrap();
-        object.install(0, &table).unwrap();
-        object.control().set_buckets(0, table.buckets());
-        object.add_interface(0, 14).unwrap();
-        Self { object, table, next_port: std::cell::Cell::new(10_000) }
+        let loaded = Loaded::load(16_384, features);
+        Self { loaded, next_port: std::cell::Cell::new(10_000) }
     }
 
     fn segment(&self, port: u16, is_client: bool, flags: u8, seq: u32, payload: &[u8]) {
@@ -51,8 +47,7 @@ impl Wire {
         let mut frame = ethernet(0x0800, &ip.with(&bytes));
         // What pads a frame is no part of it.
         frame.extend([0; 200]);
-        let (verdict, _) = self.object.run_on_frame(TestProgram::Ingress, &frame, 1).unwrap();
-        assert_eq!(verdict, -1, "the verdict is never changed");
+        self.loaded.run(TestProgram::Ingress, &frame);
     }
 
     /// A connection of its own whose client sends these segments; what is known of it.
@@ -66,15 +61,15 @@ impl Wire {
             self.segment(port, true, 0x18, seq, payload);
             seq += payload.len() as u32;
         }
-        let slot = (0..self.table.slots())
+        let slot = (0..self.loaded.table.slots())
             .find(|slot| {
-                self.table.tag(*slot) != 0
-                    && self.table.read(*slot).unwrap().cold.port_be.contains(&port.to_be())
+                self.loaded.table.tag(*slot) != 0
+                    && self.loaded.table.read(*slot).unwrap().cold.port_be.contains(&port.to_be())
             })
             .expect("the flow");
-        let app = decode::app(&self.table.read(slot).unwrap().timing);
-        let names: Option<KeptNames> = self.object.asked_names().unwrap();
-        (app, names.map(|names| names.tls(self.table.tag(slot) & !DEAD)).unwrap_or_default())
+        let app = decode::app(&self.loaded.table.read(slot).unwrap().timing);
+        let names: Option<KeptNames> = self.loaded.object.asked_names().unwrap();
+        (app, names.map(|names| names.tls(self.loaded.table.tag(slot) & !DEAD)).unwrap_or_default())
     }
 
     fn told(&self, hello: &[u8]) -> (Option<String>, Option<String>) {
@@ -210,7 +205,7 @@ fn names_are_not_kept_when_it_is_off() {
     let wire = Wire::new(false);
     let (app, asked) = wire.asked(&[&hello(&[sni(NAME), alpn(&[b"h2"])])]);
     assert_eq!((app, asked), (Some(App::Tls), AskedTls::default()));
-    assert!(wire.object.asked_names().unwrap().is_none());
+    assert!(wire.loaded.object.asked_names().unwrap().is_none());
 }
 
 #[test]

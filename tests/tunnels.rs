@@ -4,17 +4,20 @@
 #[path = "programs/frame.rs"]
 #[allow(dead_code)]
 mod frame;
+#[path = "programs/loaded.rs"]
+#[allow(dead_code)]
+mod loaded;
 
 use std::sync::Arc;
 
 use frame::{Ipv4, ethernet, extension, fragment6, icmp, ipv6, padded, tag, tcp, udp};
+use loaded::Loaded;
 use netmon::collector::ledger::{self, Context};
 use netmon::flow::app::App;
 use netmon::flow::record::IcmpError;
 use netmon::flow::tunnel::TunnelKind;
 use netmon::flow::update::Flow;
-use netmon::kernel::object::{Features, LookInto, Object, Options, TestProgram};
-use netmon::kernel::table::Table;
+use netmon::kernel::object::{Features, LookInto, TestProgram};
 use netmon::kernel::types::nm_kind;
 
 const SYN: u8 = 2;
@@ -23,8 +26,7 @@ const ACK: u8 = 16;
 
 /// Programs that look into these tunnels, and a table.
 struct Bench {
-    object: Object,
-    table: Table,
+    loaded: Loaded,
     context: Context,
 }
 
@@ -35,31 +37,24 @@ impl Bench {
 
     fn with(kinds: &[TunnelKind], flows: u32, knowing: bool) -> Self {
         let tunnels = (!kinds.is_empty()).then(|| LookInto { kinds: kinds.into(), flows });
-        let timing = knowing.then(|| vec![1000]);
         let features = Features {
-            timing,
+            timing: knowing,
+            bounds_us: vec![1000],
             precise: knowing,
             protocols: if knowing { App::KNOWN.to_vec() } else { Vec::new() },
             who: knowing,
             tunnels,
             ..Features::default()
         };
-        let layout = features.layout();
-        let options =
-            Options { transport: None, event_buffer_events: 4096, features, bench: false, drops: false };
-        let mut object = Object::load(&options).expect("these tests need root and a kernel with BTF");
-        let table = Table::create(1024, layout).unwrap();
-        object.install(0, &table).unwrap();
-        object.control().set_buckets(0, table.buckets());
-        object.add_interface(0, 14).unwrap();
+        let loaded = Loaded::load(1024, features);
         let context = Context {
             addresses: Arc::default(),
             local_peers: Arc::default(),
             timing: false,
-            tunnels: object.tunnels().unwrap().map(Arc::new),
+            tunnels: loaded.object.tunnels().unwrap().map(Arc::new),
             pairs: netmon::collector::pairs::Pairs::default(),
         };
-        Self { object, table, context }
+        Self { loaded, context }
     }
 
     fn see(&self, frame: &[u8]) {
@@ -67,14 +62,12 @@ impl Bench {
     }
 
     fn see_at(&self, program: TestProgram, frame: &[u8]) {
-        let (verdict, _) = self.object.run_on_frame(program, frame, 1).unwrap();
-        assert_eq!(verdict, -1, "the verdict is never changed");
+        self.loaded.run(program, frame);
     }
 
     fn flows(&self) -> Vec<Flow> {
-        (0..self.table.slots())
-            .filter_map(|slot| ledger::flow(&self.table.read(slot)?, &self.context, 0, false))
-            .collect()
+        let flow = |snapshot| ledger::flow(&snapshot, &self.context, 0, false);
+        self.loaded.snapshots().filter_map(flow).collect()
     }
 
     fn the_flow(&self) -> Flow {
@@ -82,20 +75,6 @@ impl Bench {
             [flow] => *flow,
             flows => panic!("{} flows", flows.len()),
         }
-    }
-
-    fn assert_conserved(&self) {
-        let counters = self.object.interface(0).unwrap();
-        let (mut packets, mut bytes) = (0, 0);
-        for hook in counters.hooks {
-            assert_eq!(hook.seen, hook.outcomes.iter().sum::<u64>(), "seen = sum of outcomes");
-            packets += hook.outcomes[0];
-            bytes += hook.counted_bytes;
-        }
-        let flows = self.flows();
-        let held: u64 = flows.iter().map(|flow| flow.total.packets()).sum();
-        let held_bytes: u64 = flows.iter().map(|flow| flow.total.bytes()).sum();
-        assert_eq!((held, held_bytes), (packets, bytes), "flows hold what was counted");
     }
 }
 
@@ -188,12 +167,12 @@ fn the_packet_inside_is_counted_for_its_own_flow_and_for_no_other() {
         for knowing in [false, true] {
             let on = Bench::with(BOTH, 1024, knowing);
             on.see(&frame);
-            on.assert_conserved();
+            on.loaded.assert_conserved();
             assert_eq!(told(&on.the_flow()), expected, "{name}");
         }
         let off = Bench::new(&[]);
         off.see(&frame);
-        off.assert_conserved();
+        off.loaded.assert_conserved();
         let outer = off.the_flow();
         assert_eq!(
             (outer.key.src.port(), outer.total.bytes(), outer.tunnel),
@@ -237,11 +216,11 @@ fn what_makes_no_sense_inside_stays_with_the_outer_flow_and_says_why() {
     for (name, frame, kind) in cases {
         let bench = Bench::new(BOTH);
         bench.see(&frame);
-        bench.assert_conserved();
+        bench.loaded.assert_conserved();
         let flow = bench.the_flow();
         assert_eq!((flow.key.src.port(), flow.tunnel), (50_000, None), "{name}");
         assert_eq!(flow.total.bytes(), frame.len() as u64, "{name}");
-        assert_eq!(bench.object.kind(kind), 1, "{name}");
+        assert_eq!(bench.loaded.object.kind(kind), 1, "{name}");
     }
 }
 
@@ -252,9 +231,9 @@ fn fragments_of_the_tunnels_datagrams_are_one_outer_flow() {
     let later = Ipv4 { fragment: 185, id: 99, ..Ipv4::default() };
     bench.see(&ethernet(0x0800, &first.with(&udp(50_000, 4789, Some(3000), &vxlan(1, &inner4())))));
     bench.see(&ethernet(0x0800, &later.with(&inner4())));
-    bench.assert_conserved();
+    bench.loaded.assert_conserved();
     assert_eq!((bench.the_flow().total.packets(), bench.the_flow().key.dst.port()), (2, 4789));
-    assert_eq!(bench.object.kind(nm_kind::NM_KIND_TUNNEL_FRAGMENT), 2);
+    assert_eq!(bench.loaded.object.kind(nm_kind::NM_KIND_TUNNEL_FRAGMENT), 2);
 }
 
 #[test]
@@ -264,7 +243,7 @@ fn fragments_inside_find_the_ports_of_their_first() {
     let later = Ipv4 { fragment: 185, id: 5, ..Ipv4::default() };
     bench.see(&outer4(4789, &vxlan(1, &ethernet(0x0800, &first.with(&udp(1, 2, Some(3000), &[0; 64]))))));
     bench.see(&outer4(4789, &vxlan(1, &ethernet(0x0800, &later.with(&[0xff; 50])))));
-    bench.assert_conserved();
+    bench.loaded.assert_conserved();
     assert_eq!((bench.the_flow().key.src.port(), bench.the_flow().total.packets()), (1, 2));
 }
 
@@ -299,11 +278,11 @@ fn a_tunnel_cut_at_any_byte_stays_with_the_outer_flow() {
             bench.see(&outer4(port, &whole[..length]));
             bench.see(&[outer4(port, &whole[..length]), whole[length..].to_vec()].concat());
         }
-        bench.assert_conserved();
+        bench.loaded.assert_conserved();
         assert_eq!(bench.the_flow().total.packets(), 2 * whole.len() as u64);
         let kinds = [nm_kind::NM_KIND_TUNNEL_HEADER, nm_kind::NM_KIND_TUNNEL_MALFORMED];
         assert_eq!(
-            kinds.map(|kind| bench.object.kind(kind)).iter().sum::<u64>(),
+            kinds.map(|kind| bench.loaded.object.kind(kind)).iter().sum::<u64>(),
             2 * whole.len() as u64,
             "port {port}"
         );
@@ -333,7 +312,7 @@ fn a_packet_seen_bare_and_in_a_tunnel_is_counted_once_and_names_the_tunnel() {
         let [first, second] = if bare_first { [0, 1] } else { [1, 0] };
         bench.see_at(TestProgram::Ingress, &frames[first]);
         bench.see_at(TestProgram::Egress, &frames[second]);
-        bench.assert_conserved();
+        bench.loaded.assert_conserved();
         let flow = bench.the_flow();
         assert_eq!((flow.total.packets(), flow.total.bytes()), (1, frames[first].len() as u64));
         assert_eq!(flow.tunnel.map(|tunnel| tunnel.vni), Some(42), "bare first: {bare_first}");
@@ -347,9 +326,9 @@ fn flows_that_find_no_room_for_their_tunnel_are_counted_and_go_without() {
         let inner = ethernet(0x0800, &Ipv4::default().with(&udp(port, 53, None, &[])));
         bench.see(&outer4(4789, &vxlan(42, &inner)));
     }
-    bench.assert_conserved();
+    bench.loaded.assert_conserved();
     assert_eq!(bench.flows().iter().filter(|flow| flow.tunnel.is_some()).count(), 1);
-    assert_eq!(bench.object.kind(nm_kind::NM_KIND_TUNNEL_UNMARKED), 1, "once a flow");
+    assert_eq!(bench.loaded.object.kind(nm_kind::NM_KIND_TUNNEL_UNMARKED), 1, "once a flow");
 }
 
 #[test]
@@ -362,7 +341,7 @@ fn a_connection_on_the_same_ports_has_a_tunnel_of_its_own() {
     bench.see(&frame(1, SYN));
     bench.see(&frame(1, RST));
     bench.see(&frame(2, SYN));
-    bench.assert_conserved();
+    bench.loaded.assert_conserved();
     let mut vnis: Vec<u32> = bench.flows().iter().map(|flow| flow.tunnel.unwrap().vni).collect();
     vnis.sort_unstable();
     assert_eq!(vnis, [1, 2]);
@@ -410,5 +389,5 @@ fn icmp_errors_name_the_inner_flow_and_the_outer_one() {
     let error = [icmp(3, 3, 0), arp[14..].to_vec()].concat();
     bench.see(&ethernet(0x0800, &to([192, 0, 2, 9], [192, 0, 2, 1]).with(&error)));
     assert_eq!(errors(4789), [IcmpError::PortUnreachable]);
-    bench.assert_conserved();
+    bench.loaded.assert_conserved();
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use netmon::config::cli::Arguments;
 use netmon::config::{Config, ConfigErrors, Inputs};
-use netmon::kernel::object::LoadError;
+use netmon::kernel::load::LoadError;
 use netmon::privilege::{self, MissingPrivilege};
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -23,6 +23,7 @@ use crate::kernel::attach::Method;
 use crate::kernel::drops::FlowDropsView;
 use crate::kernel::events::{Events, Nudge};
 use crate::kernel::grace::Grace;
+use crate::kernel::load::LeftOut;
 use crate::kernel::object::{Object, Transport};
 use crate::kernel::stats::KernelStats;
 
@@ -59,8 +60,8 @@ pub struct Report {
     pub in_table: (u64, u64),
     /// How events travel.
     pub transport: Transport,
-    /// Why translated conversations are not joined, if they were to be.
-    pub nat_trouble: Option<&'static str>,
+    /// What was asked for and is not done.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// What takes the kernel its time: one at a time, with events between them.
@@ -112,7 +113,7 @@ impl Collector {
         let context = Context {
             addresses: Arc::default(),
             local_peers: Arc::new(HashSet::new()),
-            timing: object.features().timing.is_some(),
+            timing: object.features().timing,
             tunnels: object.tunnels()?.map(Arc::new),
             pairs: Pairs::default(),
         };

@@ -743,7 +743,7 @@ impl Work {
             departed: self.ledger.departed,
             in_table,
             transport: self.object.transport(),
-            nat_trouble: self.object.nat_trouble(),
+            left_out: self.object.left_out(),
         }
     }
 

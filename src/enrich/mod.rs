@@ -15,4 +15,4 @@ mod recent;
 pub mod tree;
 
 pub use host::Host;
-pub use naming::{Naming, name_sockets};
+pub use naming::name_sockets;

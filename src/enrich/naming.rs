@@ -1,4 +1,4 @@
-//! Starting to name the sockets of this host, and saying what can't be known.
+//! Starting to name the sockets of this host.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -6,43 +6,31 @@ use std::sync::Arc;
 
 use super::host::Host;
 use super::tree::Tree;
+use crate::kernel::load::Part;
 use crate::kernel::names::Named;
 use crate::kernel::object::Object;
 
-/// What keeps sockets named, and what is missing of it.
-#[derive(Debug, Default)]
-pub struct Naming {
-    _held: Option<Named>,
-    /// What is not known, why, and what to do: for `status`.
-    pub notes: Vec<String>,
-}
-
-/// Names the sockets of this host, as far as that is possible.
+/// Names the sockets of this host, as far as that is possible, for as long as what is returned second is kept.
 ///
 /// # Errors
 /// When a thread can't be started.
-pub fn name_sockets(object: &Object) -> std::io::Result<(Option<Arc<Host>>, Naming)> {
-    let Some(reader) = object.name_reader() else { return Ok((None, Naming::default())) };
-    let mut naming = Naming::default();
+pub fn name_sockets(object: &mut Object) -> std::io::Result<(Option<Arc<Host>>, Option<Named>)> {
+    let Some(reader) = object.name_reader() else { return Ok((None, None)) };
     let tree = Tree::find(Path::new("/proc/self/mountinfo"));
-    match tree.as_ref().map(|tree| object.name_sockets(tree.folder().as_fd())) {
-        None => naming.notes.push(
-            "processes are not known, only cgroups: the root of the cgroup2 tree is not mounted here (in a container: \
-             mount the host's /sys/fs/cgroup)"
-                .into(),
-        ),
-        Some(Err(error)) => naming.notes.push(format!(
-            "processes are not known, only cgroups: cgroup/sock_create can't be attached ({error}); Linux 5.10 or later?"
-        )),
-        Some(Ok(named)) => {
-            if let Err(error) = &named.older {
-                naming.notes.push(format!(
-                    "sockets that are older than the agent are known by cgroup only: no iterator over them ({error}); \
-                     Linux 5.11 or later?"
-                ));
-            }
-            naming._held = Some(named);
+    let named = match &tree {
+        _ if object.without(Part::Names).is_some() => None,
+        None => {
+            let why = "the root of the cgroup2 tree is not mounted here (in a container: mount the host's /sys/fs/cgroup)";
+            object.leave_out(Part::Names, why.into());
+            None
         }
-    }
-    Ok((Some(Arc::new(Host::start(Box::new(reader), tree)?)), naming))
+        Some(tree) => match object.name_sockets(tree.folder().as_fd()) {
+            Ok(named) => Some(named),
+            Err(error) => {
+                object.leave_out(Part::Names, format!("cgroup/sock_create can't be attached ({error})"));
+                None
+            }
+        },
+    };
+    Ok((Some(Arc::new(Host::start(Box::new(reader), tree)?)), named))
 }

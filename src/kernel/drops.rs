@@ -9,6 +9,7 @@ use libbpf_rs::btf::{Btf, TypeId};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 
 use super::decode;
+use super::load::Part;
 use super::object::{Object, fdinfo};
 use super::skeleton::types::nm_kind;
 use crate::flow::record::FlowDrops;
@@ -139,12 +140,12 @@ pub(super) struct Watch {
 impl Object {
     /// Why drops are not told, if they are not.
     pub fn drops_off(&self) -> Option<&str> {
-        self.drops.as_ref().err().map(String::as_str)
+        self.without(Part::Drops)
     }
 
     /// Packets dropped so far, by reason and interface.
     pub fn drops(&self) -> Vec<Dropped> {
-        let Ok(watch) = &self.drops else { return Vec::new() };
+        let Some(watch) = &self.drops else { return Vec::new() };
         let one = |(key, count): (Vec<u8>, Vec<u8>)| {
             let (reason, interface) = decode::drop_key(&key)?;
             let packets = u64::from_ne_bytes(count.try_into().ok()?);
@@ -178,7 +179,7 @@ impl Object {
     /// Times that the kernel did not run the program because it was running already on that CPU (told from 5.12).
     pub fn drops_nested(&self) -> u64 {
         use std::os::fd::{AsFd, AsRawFd};
-        if self.drops.is_err() {
+        if self.drops.is_none() {
             return 0;
         }
         fdinfo(self.skel.progs.nm_drop.as_fd().as_raw_fd(), "recursion_misses:").unwrap_or(0)
@@ -186,7 +187,7 @@ impl Object {
 
     /// Drops by flow, to be read by other threads; `None` when they are not told.
     pub fn flow_drops(&self) -> Option<FlowDropsView> {
-        let watch = self.drops.as_ref().ok()?;
+        let watch = self.drops.as_ref()?;
         let map = MapHandle::try_from(&self.skel.maps.nm_flow_drops).ok()?;
         Some(FlowDropsView { map: Arc::new(map), reasons: Arc::clone(&watch.drops.reasons) })
     }

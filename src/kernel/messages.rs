@@ -134,7 +134,7 @@ impl Object {
         self.features().messages.dns.then_some(())?;
         let per_cpu =
             self.skel.maps.nm_dns_totals.lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY).ok()??;
-        Some(dns_totals(&self.features().messages.bounds_us, &decode::words_sum(&per_cpu)?))
+        Some(dns_totals(&self.features().bounds_us, &decode::words_sum(&per_cpu)?))
     }
 
     /// To read the names that were asked for; `None` if none are kept.
@@ -201,8 +201,8 @@ pub struct Servers {
 impl Servers {
     /// HTTP/1 since load; `None` if it is not looked at.
     pub fn read(&mut self, object: &Object, now: Instant) -> Option<HttpTotals> {
-        let messages = &object.features().messages;
-        let places = messages.http_servers? as usize;
+        let bounds_us = &object.features().bounds_us;
+        let places = object.features().messages.http_servers? as usize;
         let map = &object.skel.maps.nm_http;
         let read = |key: Vec<u8>| {
             let value = map.lookup(&key, MapFlags::ANY).ok()??;
@@ -221,13 +221,13 @@ impl Servers {
         let mut servers = Vec::new();
         for (key, words) in &words {
             match server(key) {
-                Some(end) => servers.push((end, http_server(end.to_string(), &messages.bounds_us, words))),
+                Some(end) => servers.push((end, http_server(end.to_string(), bounds_us, words))),
                 None => add(&mut other, words),
             }
         }
         servers.sort_by_key(|(end, _)| *end);
         let mut servers: Vec<HttpServer> = servers.into_iter().map(|(_, server)| server).collect();
-        servers.push(http_server(OTHER.into(), &messages.bounds_us, &other));
+        servers.push(http_server(OTHER.into(), bounds_us, &other));
         Some(HttpTotals { servers })
     }
 

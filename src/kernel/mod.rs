@@ -10,6 +10,7 @@ pub mod decode;
 pub mod drops;
 pub mod events;
 pub mod grace;
+pub mod load;
 pub mod messages;
 pub mod names;
 pub mod object;

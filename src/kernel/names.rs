@@ -8,7 +8,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libbpf_rs::{Iter, IterOpts, Link, MapCore, MapFlags, MapHandle};
 
-use super::object::{Naming, Object};
+use super::load::Part;
+use super::object::Object;
 use super::skeleton::types::{nm_name, nm_path};
 
 /// A process, as it was when it made a socket.
@@ -33,8 +34,6 @@ pub struct NameReader {
 #[derive(Debug)]
 pub struct Named {
     _link: Link,
-    /// Why sockets that were there before have no names, if they haven't.
-    pub older: std::io::Result<()>,
 }
 
 // SAFETY: a link is a descriptor and its record in memory, not tied to a thread; it is only ever dropped.
@@ -53,20 +52,20 @@ impl Object {
         })
     }
 
-    /// Names sockets from now on, of all processes in the tree below `root` (the root of the cgroup2 tree, opened), and
-    /// those that are there already.
+    /// Names sockets from now on, of all processes in the tree below `root` (the root of the cgroup2 tree, opened), and, if
+    /// it can be, those that are there already.
     ///
     /// # Errors
     /// When new sockets can't be named.
-    pub fn name_sockets(&self, root: BorrowedFd<'_>) -> std::io::Result<Named> {
-        let unsupported = || std::io::Error::from(std::io::ErrorKind::Unsupported);
-        if self.naming() == Naming::None {
-            return Err(unsupported());
-        }
+    pub fn name_sockets(&mut self, root: BorrowedFd<'_>) -> std::io::Result<Named> {
         let link =
             self.skel.progs.nm_sock_create.attach_cgroup(root.as_raw_fd()).map_err(std::io::Error::other)?;
-        let older = if self.naming() == Naming::All { self.name_older_sockets() } else { Err(unsupported()) };
-        Ok(Named { _link: link, older })
+        if self.without(Part::OlderSockets).is_none()
+            && let Err(error) = self.name_older_sockets()
+        {
+            self.leave_out(Part::OlderSockets, format!("no iterator over them ({error})"));
+        }
+        Ok(Named { _link: link })
     }
 
     fn name_older_sockets(&self) -> std::io::Result<()> {
