@@ -49,7 +49,8 @@ pub struct Owner {
 pub struct Pod {
     /// Where it is.
     pub name: Name,
-    /// `metadata.uid`: of this pod alone, as a number.
+    /// `metadata.uid`: of this pod alone, as a number. Of a static pod: annotation `kubernetes.io/config.hash`, which is what its
+    /// cgroup is called by.
     pub uid: u128,
     /// The node it is bound to.
     pub node: Option<Arc<str>>,
@@ -59,9 +60,12 @@ pub struct Pod {
     pub host_network: bool,
     /// Its controller.
     pub owner: Option<Owner>,
+    /// Label `pod-template-hash`: what the ReplicaSets of a Deployment add to its name for their own.
+    pub template_hash: Option<Arc<str>>,
     /// `status.startTime`.
     pub started: Option<Timestamp>,
-    /// When it gave its addresses back: it succeeded or failed (the last `finishedAt` of its containers).
+    /// When it gave its addresses back: it succeeded or failed (the last `finishedAt` of its containers). Where none of them says,
+    /// the time of hearing: never `None` for a pod that has succeeded or failed.
     pub ended: Option<Timestamp>,
     /// Ids of its containers without the scheme (`containerd://`), and their names.
     pub containers: Vec<(Arc<str>, Arc<str>)>,
