@@ -21,11 +21,11 @@ use crate::config::cli::Mode;
 use crate::config::{Attach, Config, Precision, Switch, TimestampSource, TransportChoice};
 use crate::detect::alert::AlertRecord;
 use crate::detect::{self, Detector, services};
-use crate::enrich::{Host, name_sockets};
+use crate::enrich::kubernetes::{Cluster, cluster};
+use crate::enrich::{Directory, name_sockets};
 use crate::flow::cidr::Cidr;
 use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
-use crate::flow::who::Names;
 use crate::interfaces::{Event, Follower, Selection};
 use crate::kernel::attach::Method;
 use crate::kernel::messages::Messages;
@@ -55,7 +55,7 @@ struct State {
     started: Timestamp,
     sampling_rate: f64,
     folds: bool,
-    names: Option<Arc<Host>>,
+    names: Directory,
     _named: Option<Named>,
 }
 
@@ -98,6 +98,9 @@ pub async fn run(
     } else {
         (None, None)
     };
+    // The watches of the API server feed it.
+    let cluster = kubernetes.then(|| Arc::new(Cluster::new(cluster_settings(&config))));
+    let directory = Directory { host: names.clone(), cluster };
 
     let settings = Settings {
         max_flows: config.max_flows(),
@@ -138,7 +141,7 @@ pub async fn run(
         Arc::clone(&metrics),
         Arc::clone(&history),
         Arc::clone(&detector),
-        names.clone(),
+        directory.clone(),
         updates.clone(),
         batch_size,
         fold_every,
@@ -156,7 +159,7 @@ pub async fn run(
         started: Timestamp::now(),
         sampling_rate: config.capture.sampling_rate,
         folds: config.flow.aggregation,
-        names: names.clone(),
+        names: directory,
         _named: named,
     });
 
@@ -214,6 +217,11 @@ pub async fn run(
     // The socket is replaced at the next start in any case.
     let _ = std::fs::remove_file(&config.api.socket);
     Ok(())
+}
+
+fn cluster_settings(config: &Config) -> cluster::Settings {
+    let node = Some(config.kubernetes.node_name.as_str()).filter(|name| !name.is_empty());
+    cluster::Settings { node: node.map(Arc::from), whole: true, clock: WallClock::now }
 }
 
 fn features(config: &Config) -> Features {
@@ -399,7 +407,7 @@ impl Source for State {
             interfaces: self.collector.interface_names(),
             sampling_rate: self.sampling_rate,
             drops: Arc::new(self.collector.flow_drops()),
-            names: self.names.clone().map(|names| names as Arc<dyn Names>),
+            names: Some(Arc::new(self.names.clone())),
             asked: self.collector.asked(),
         }
     }

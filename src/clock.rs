@@ -34,6 +34,16 @@ impl WallClock {
         Self { offset_ns: real - monotonic }
     }
 
+    /// UTC is ahead of `CLOCK_MONOTONIC` by so many nanoseconds.
+    pub fn ahead_by(offset_ns: i128) -> Self {
+        Self { offset_ns }
+    }
+
+    /// The stamp on `CLOCK_MONOTONIC` of a time, nanoseconds; 0 when it was before this machine's start.
+    pub fn monotonic_ns(&self, time: Timestamp) -> u64 {
+        u64::try_from((time.as_nanosecond() - self.offset_ns).max(0)).unwrap_or(u64::MAX)
+    }
+
     /// UTC of a stamp on `CLOCK_MONOTONIC`, to the microsecond.
     pub fn utc(&self, monotonic_ns: u64) -> Timestamp {
         let microseconds = (i128::from(monotonic_ns) + self.offset_ns).div_euclid(1000);

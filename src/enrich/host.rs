@@ -14,7 +14,7 @@ use super::recent::Recent;
 use super::tree::Tree;
 use crate::flow::record::{Direction, Endpoint};
 use crate::flow::update::{Change, FlowUpdate};
-use crate::flow::who::{Names, Who};
+use crate::flow::who::Who;
 use crate::kernel::names::{Name, NameReader};
 
 /// Numbers kept: those used last, 200 bytes each.
@@ -194,10 +194,30 @@ impl Host {
         walked
     }
 
-    /// What is known of a number.
-    pub fn place_of(&self, who: Who) -> Option<Arc<Place>> {
+    /// Tells what is known of a number, and returns the UID of the pod that it stands for.
+    pub fn tell(&self, who: Who, end: &mut Endpoint) -> Option<u128> {
+        if who == Who::Unknown {
+            return None;
+        }
         let mut inner = self.lock();
-        self.learn(&mut inner, who)?.place.clone()
+        let known = self.learn(&mut inner, who)?;
+        if let Some(name) = &known.name {
+            end.process = Some(name.comm.clone());
+            end.pid = Some(name.pid);
+        }
+        let place = known.place.as_ref()?;
+        end.unit.clone_from(&place.unit);
+        end.container.clone_from(&place.container);
+        place.pod()
+    }
+
+    /// UIDs of the pods whose sockets are at the ends of these flows.
+    pub fn pods_of(&self, updates: &[FlowUpdate]) -> Vec<[Option<u128>; 2]> {
+        let mut inner = self.lock();
+        let mut pod = |who: Who| {
+            if who == Who::Unknown { None } else { self.learn(&mut inner, who)?.place.as_ref()?.pod() }
+        };
+        updates.iter().map(|update| update.flow.who.map(&mut pod)).collect()
     }
 
     /// Share of the flows that ended lately with a local end whose local ends all have names; `None` before the first.
@@ -248,24 +268,6 @@ fn keep_walking(tree: &Tree, inner: &Mutex<Inner>, asked: &Receiver<()>) {
             walked.iter().map(|(number, path)| (low(*number), Arc::new(place::read(path)))).collect();
         inner.lock().unwrap_or_else(PoisonError::into_inner).walked = walked;
         std::thread::sleep(WALK_EVERY);
-    }
-}
-
-impl Names for Host {
-    fn tell(&self, who: Who, end: &mut Endpoint) {
-        if who == Who::Unknown {
-            return;
-        }
-        let mut inner = self.lock();
-        let Some(known) = self.learn(&mut inner, who) else { return };
-        if let Some(name) = &known.name {
-            end.process = Some(name.comm.clone());
-            end.pid = Some(name.pid);
-        }
-        if let Some(place) = &known.place {
-            end.unit.clone_from(&place.unit);
-            end.container.clone_from(&place.container);
-        }
     }
 }
 

@@ -16,6 +16,14 @@ pub struct Place {
 }
 
 impl Place {
+    /// The pod's UID as a number.
+    pub fn pod(&self) -> Option<u128> {
+        let digits = self.pod_uid.as_ref()?.bytes().filter(|byte| *byte != b'-');
+        digits
+            .map(|byte| char::from(byte).to_digit(16))
+            .try_fold(0, |number: u128, digit| Some(number << 4 | u128::from(digit?)))
+    }
+
     /// Nothing is known.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

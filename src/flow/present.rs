@@ -11,7 +11,7 @@ use super::record::{
 };
 use super::update::Flow;
 use super::verdict::{ending, flag_letters};
-use super::who::{Names, Who};
+use super::who::Names;
 use crate::clock::WallClock;
 
 /// What turns numbers into words.
@@ -25,7 +25,7 @@ pub struct Presenter {
     pub sampling_rate: f64,
     /// Packets that the kernel dropped, by flow.
     pub drops: Arc<HashMap<u64, FlowDrops>>,
-    /// Who is at the ends; `None` when `features.process_attribution` is off.
+    /// Who is at the ends; `None` when nothing tells.
     pub names: Option<Arc<dyn Names>>,
     /// Names that were asked for, where they are kept.
     pub asked: Option<Arc<dyn AskedNames>>,
@@ -54,13 +54,14 @@ impl Presenter {
         let protocol = flow.key.protocol;
         let has_ports = matches!(protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP);
         let app = flow.app.filter(|app| *app != App::Unknown);
-        let end = |address: std::net::SocketAddr, has_port: bool, who: Who| {
-            let mut end = Endpoint::bare(address.ip(), has_port.then_some(address.port()));
-            if let Some(names) = &self.names {
-                names.tell(who, &mut end);
-            }
-            end
+        let end = |address: std::net::SocketAddr, has_port: bool| {
+            Endpoint::bare(address.ip(), has_port.then_some(address.port()))
         };
+        let mut src = end(flow.key.src, has_ports && flow.folded.is_none());
+        let mut dst = end(flow.key.dst, has_ports);
+        if let Some(names) = &self.names {
+            names.tell(flow, [&mut src, &mut dst]);
+        }
         FlowRecord {
             flow_id: format!("{:016x}", flow.id),
             protocol,
@@ -69,8 +70,8 @@ impl Presenter {
             start_time: self.clock.utc(flow.start_ns),
             end_time: self.clock.utc(flow.end_ns),
             duration_us: flow.end_ns.saturating_sub(flow.start_ns) / 1000,
-            src: end(flow.key.src, has_ports && flow.folded.is_none(), flow.who[0]),
-            dst: end(flow.key.dst, has_ports, flow.who[1]),
+            src,
+            dst,
             nat: flow.nat.map(|nat| {
                 let end = |end: std::net::SocketAddr| NatEnd {
                     ip: end.ip(),

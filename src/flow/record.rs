@@ -141,18 +141,22 @@ pub struct Endpoint {
     pub ip: IpAddr,
     /// Port; `null` for protocols without ports.
     pub port: Option<u16>,
-    /// Kubernetes namespace.
+    /// Kubernetes namespace, of the pod or the service.
     pub namespace: Option<String>,
-    /// Pod name.
+    /// Pod name: of `dst` the pod that answered, also where a service was asked.
     pub pod: Option<String>,
-    /// Owner of the pod (Deployment, StatefulSet ...).
+    /// Owner of the pod (Deployment, StatefulSet ...); a pod of nobody is its own.
     pub workload: Option<String>,
     /// Kind of that owner.
     pub workload_kind: Option<String>,
-    /// Kubernetes service.
+    /// Kubernetes service: of `dst` the one that was asked, else the one that the pod serves on this port; of `src` one that the
+    /// pod belongs to.
     pub service: Option<String>,
     /// Kubernetes node.
     pub node: Option<String>,
+    /// The zone that the node is in.
+    #[serde(default)]
+    pub zone: Option<String>,
     /// systemd unit.
     pub unit: Option<String>,
     /// Container name or id.
@@ -176,6 +180,7 @@ impl Endpoint {
             workload_kind: None,
             service: None,
             node: None,
+            zone: None,
             unit: None,
             container: None,
             process: None,

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use super::record::Endpoint;
+use super::update::Flow;
 
 /// The socket at an end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -18,6 +19,8 @@ pub enum Who {
 
 /// Gives words to numbers.
 pub trait Names: Debug + Send + Sync {
-    /// Tells what is known of who is at an end.
-    fn tell(&self, who: Who, end: &mut Endpoint);
+    /// Tells what is known of who is at the ends of a flow, opener first.
+    fn tell(&self, flow: &Flow, ends: [&mut Endpoint; 2]);
+    /// Tells who alone had the address of an end at some time between two moments, nanoseconds of `CLOCK_MONOTONIC`.
+    fn tell_address(&self, end: &mut Endpoint, span: (u64, u64));
 }

@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 use super::history::History;
 use super::prometheus::FlowMetrics;
 use crate::detect::Detector;
-use crate::enrich::Host;
+use crate::enrich::Directory;
 use crate::flow::fold::Fold;
 use crate::flow::update::{Batch, FlowUpdate, Sink};
 
@@ -27,7 +27,7 @@ pub struct Feed {
     metrics: Arc<Mutex<FlowMetrics>>,
     history: Arc<Mutex<History>>,
     detector: Arc<Mutex<Detector>>,
-    names: Option<Arc<Host>>,
+    names: Directory,
     followers: broadcast::Sender<Batch>,
     pending: Vec<FlowUpdate>,
     batch_size: usize,
@@ -53,7 +53,7 @@ impl Feed {
         metrics: Arc<Mutex<FlowMetrics>>,
         history: Arc<Mutex<History>>,
         detector: Arc<Mutex<Detector>>,
-        names: Option<Arc<Host>>,
+        names: Directory,
         followers: broadcast::Sender<Batch>,
         batch_size: usize,
         fold_every: Option<Duration>,
@@ -103,9 +103,7 @@ impl Feed {
 
 impl Sink for Feed {
     fn take(&mut self, updates: &[FlowUpdate], read_at: Instant) {
-        if let Some(names) = &self.names {
-            names.observe(updates);
-        }
+        self.names.observe(updates);
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner).apply(updates, read_at);
         self.history.lock().unwrap_or_else(PoisonError::into_inner).apply(updates);
         self.detector.lock().unwrap_or_else(PoisonError::into_inner).observe(updates);

@@ -1,6 +1,26 @@
 //! Names out of a Kubernetes cluster: pods, workloads, services, nodes.
 //!
 //! [`object`] is what of the API's objects is kept. The watches trim what the API server says to that and tell it as a
-//! [`Change`](object::Change); the store takes changes in and answers who held an address when.
+//! [`Change`](object::Change); the [`cluster`] takes changes in and answers who held an address when.
 
+pub mod cluster;
+pub mod nodes;
 pub mod object;
+pub mod owners;
+pub mod pods;
+mod services;
+#[cfg(test)]
+mod tests;
+mod timed;
+
+use std::net::{IpAddr, Ipv6Addr};
+
+pub use cluster::Cluster;
+
+/// Addresses of both families in one form.
+fn key(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
+}

@@ -27,7 +27,7 @@ pub enum Kind {
 }
 
 /// Where an object is; the namespace of a Node is empty.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name {
     /// Namespace.
     pub namespace: Arc<str>,
