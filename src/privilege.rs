@@ -18,13 +18,24 @@ pub struct MissingPrivilege {
 /// What the programs need: to load them (BPF, PERFMON) and to attach them (NET_ADMIN).
 const NEEDED: [Capability; 3] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
 
-/// Whether this process may load and attach programs.
+/// Whether this process may load and attach programs. To be asked before there are other threads: capabilities are taken up for
+/// this one and those that it starts.
 ///
 /// # Errors
 /// Names what is missing.
 pub fn check() -> Result<(), MissingPrivilege> {
+    take_up();
     // If the set can't be read the kernel will say so at load.
     caps::read(None, CapSet::Effective).map_or(Ok(()), |held| judge(&held))
+}
+
+/// Makes effective what is permitted. The container image's binary has its capabilities as permitted alone: with an effective
+/// bit in the file, the kernel would refuse to start it (EPERM) where one of them may not be had.
+fn take_up() {
+    if let Ok(permitted) = caps::read(None, CapSet::Permitted) {
+        // If it can't be done, the check that follows says what is missing.
+        let _ = caps::set(None, CapSet::Effective, &permitted);
+    }
 }
 
 fn judge(held: &CapsHashSet) -> Result<(), MissingPrivilege> {
@@ -41,6 +52,19 @@ fn judge(held: &CapsHashSet) -> Result<(), MissingPrivilege> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_permitted_is_taken_up() {
+        // On a thread of its own: it may lose what this one has.
+        let effective = std::thread::spawn(|| {
+            let permitted = caps::read(None, CapSet::Permitted).unwrap();
+            caps::clear(None, CapSet::Effective).unwrap();
+            take_up();
+            (permitted, caps::read(None, CapSet::Effective).unwrap())
+        });
+        let (permitted, effective) = effective.join().unwrap();
+        assert_eq!(effective, permitted);
+    }
 
     fn held(list: &[Capability]) -> CapsHashSet {
         list.iter().copied().collect()
