@@ -227,6 +227,7 @@ class Manifests(unittest.TestCase):
             "capabilities={ALL}": "/capabilities",
             "capabilities={BPF}": "/capabilities",
             "capabilities={CAP_BPF,NET_ADMIN}": "/capabilities",
+            "capabilities={SYS_ADMIN,NET_ADMIN}": "need runAsUser: 0",
             "resources.limits.memory=lots": "/resources/limits/memory",
             "updateStrategy.rollingUpdate.maxUnavailable=200%": "/updateStrategy/rollingUpdate/maxUnavailable",
             "seccompProfile.type=None": "/seccompProfile/type",
