@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::hint::black_box;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -11,12 +12,16 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use netmon::clock::{WallClock, monotonic_ns};
 use netmon::detect::{self, Detector};
-use netmon::enrich::Host;
 use netmon::enrich::host::Source;
+use netmon::enrich::kubernetes::cluster::{Cluster, Settings};
+use netmon::enrich::kubernetes::object::{
+    Change as Told, Name as FullName, Object, Owner, Pod, Service, ServicePort, Watched,
+};
+use netmon::enrich::{Directory, Host};
 use netmon::flow::key::{FlowKey, Protocol};
 use netmon::flow::present::Presenter;
 use netmon::flow::record::{Direction, Reason, State, Status};
-use netmon::flow::update::{Change, Counters, Flow, FlowUpdate};
+use netmon::flow::update::{Change, Counters, Flow, FlowUpdate, Translation};
 use netmon::flow::who::Who;
 use netmon::kernel::decode;
 use netmon::kernel::names::Name;
@@ -117,6 +122,62 @@ fn names(group: &mut BenchmarkGroup<'_, WallTime>) {
     group.bench_function("know who is in 1000 updates", |b| b.iter(|| host.observe(black_box(&updates))));
 }
 
+/// 100 000 pods, a service for each hundred of them.
+fn large_cluster() -> Cluster {
+    let clock = || WallClock::ahead_by(0);
+    let cluster = Cluster::new(Settings { node: None, whole: true, clock });
+    let name = |name: String| FullName { namespace: "shop".into(), name: name.into() };
+    let address = |n: u32| IpAddr::from([10, (n >> 16) as u8, (n >> 8) as u8, n as u8]);
+    for n in 0..100_000 {
+        let pod = Pod {
+            name: name(format!("cart-7d9f8b6c54-{n}")),
+            uid: u128::from(n),
+            node: Some(format!("node-{}", n % 5000).into()),
+            addresses: vec![address(n)],
+            host_network: false,
+            owner: Some(Owner {
+                kind: "ReplicaSet".into(),
+                name: format!("cart-{}-7d9f8b6c54", n / 5).into(),
+            }),
+            template_hash: Some("7d9f8b6c54".into()),
+            started: None,
+            ended: None,
+            containers: Vec::new(),
+        };
+        cluster.take(Told::Applied(Object::Pod(pod)), 0);
+    }
+    for n in 0..1000 {
+        let addresses = vec![IpAddr::from([10, 96, (n >> 8) as u8, n as u8])];
+        let ports = vec![ServicePort { protocol: Protocol::TCP, port: 443, node_port: None }];
+        let service = Service { name: name(format!("service-{n}")), addresses, ports };
+        cluster.take(Told::Applied(Object::Service(service)), 0);
+    }
+    cluster
+}
+
+/// Who is at both ends of flows of any of the pods with services, each translated to another pod.
+fn cluster_names(group: &mut BenchmarkGroup<'_, WallTime>) {
+    let directory = Directory { host: None, cluster: Some(Arc::new(large_cluster())) };
+    let mut updates: Vec<FlowUpdate> = (0..BATCH).map(update).collect();
+    for (n, update) in (0u32..).zip(&mut updates) {
+        let any = n.wrapping_mul(2_654_435_761) % 100_000;
+        let pod = |n: u32| IpAddr::from([10, (n >> 16) as u8, (n >> 8) as u8, n as u8]);
+        update.flow.key.src.set_ip(pod(any));
+        update.flow.key.dst.set_ip([10, 96, (n % 1000 >> 8) as u8, (n % 1000) as u8].into());
+        let answers = (pod(99_999 - any), 8443).into();
+        update.flow.nat = Some(Translation { src: None, dst: Some(answers) });
+    }
+    group.throughput(Throughput::Elements(u64::from(BATCH)));
+    group.bench_function("know both ends of 1000 flows among 100 000 pods", |b| {
+        b.iter(|| directory.known(black_box(&updates)));
+    });
+    let known = directory.known(&updates);
+    let mut metrics = FlowMetrics::new(1000, &BUCKETS, 1.0).in_cluster(1000, false);
+    group.bench_function("count 1000 updates by name, too", |b| {
+        b.iter(|| metrics.apply_known(black_box(&updates), black_box(&known), Instant::now()));
+    });
+}
+
 fn pipeline(c: &mut Criterion) {
     let mut group = c.benchmark_group("pipeline");
     let record = [0u8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1, 1, 0, 0];
@@ -132,6 +193,7 @@ fn pipeline(c: &mut Criterion) {
 
     detector(&mut group);
     names(&mut group);
+    cluster_names(&mut group);
 
     let presenter = Presenter {
         clock: WallClock::now(),
@@ -149,7 +211,7 @@ fn pipeline(c: &mut Criterion) {
     let exporter = Exporter::new(
         Arc::new(Mutex::new(metrics)),
         Arc::new(Mutex::new(Detector::new(detect::Settings::default()))),
-        None,
+        Directory::default(),
         Arc::new(|| Some(KernelStats::default())),
         "/proc",
     );

@@ -26,6 +26,7 @@ use crate::enrich::{Directory, name_sockets};
 use crate::flow::cidr::Cidr;
 use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
+use crate::flow::who::Names;
 use crate::interfaces::{Event, Follower, Selection};
 use crate::kernel::attach::Method;
 use crate::kernel::messages::Messages;
@@ -100,7 +101,7 @@ pub async fn run(
     };
     // The watches of the API server feed it.
     let cluster = kubernetes.then(|| Arc::new(Cluster::new(cluster_settings(&config))));
-    let directory = Directory { host: names.clone(), cluster };
+    let directory = Directory { host: names, cluster };
 
     let settings = Settings {
         max_flows: config.max_flows(),
@@ -115,11 +116,16 @@ pub async fn run(
         },
     };
     let top_pairs = usize::try_from(config.export.prometheus.top_pairs).unwrap_or(1000);
-    let metrics = Arc::new(Mutex::new(FlowMetrics::new(
+    let mut metrics = FlowMetrics::new(
         top_pairs,
         &config.features.latency_tracking.histogram_buckets,
         config.capture.sampling_rate,
-    )));
+    );
+    if kubernetes {
+        let series = usize::try_from(config.export.prometheus.top_workloads).unwrap_or(1000);
+        metrics = metrics.in_cluster(series, config.export.prometheus.per_pod);
+    }
+    let metrics = Arc::new(Mutex::new(metrics));
     let history = Arc::new(Mutex::new(History::new(history::KEPT)));
     let batch_size = usize::try_from(config.performance.batch_size).unwrap_or(1000);
     let buffer_size = usize::try_from(config.performance.buffer_size).unwrap_or(usize::MAX);
@@ -130,6 +136,8 @@ pub async fn run(
         port_scans: security.enabled && security.detect_port_scans,
         patterns: security.enabled && security.detect_suspicious_patterns,
         allow: security.allow.iter().filter_map(|network| Cidr::parse(network)).collect(),
+        allow_workloads: security.allow.iter().filter_map(|text| detect::workload(text)).collect(),
+        names: directory.cluster.is_some().then(|| Arc::new(directory.clone()) as Arc<dyn Names>),
         learn_until_ns: clock::monotonic_ns()
             .saturating_add(u64::try_from(security.learning_time.as_nanos()).unwrap_or(u64::MAX)),
         ephemeral: std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
@@ -159,7 +167,7 @@ pub async fn run(
         started: Timestamp::now(),
         sampling_rate: config.capture.sampling_rate,
         folds: config.flow.aggregation,
-        names: directory,
+        names: directory.clone(),
         _named: named,
     });
 
@@ -182,7 +190,7 @@ pub async fn run(
         tracing::info!(address = %listener.local_addr().context("ask for the metrics port")?, "serving metrics");
         let handle = collector.handle();
         let exporter =
-            Arc::new(Exporter::new(metrics, detector, names, Arc::new(move || handle.stats()), "/proc"));
+            Arc::new(Exporter::new(metrics, detector, directory, Arc::new(move || handle.stats()), "/proc"));
         servers.push(tokio::spawn(http::serve(listener, exporter, readiness.clone(), ended())));
     }
     tracing::info!(socket = %config.api.socket, "serving netmon-cli");
@@ -390,7 +398,7 @@ impl Source for State {
     fn alerts(&self) -> Vec<AlertRecord> {
         let clock = WallClock::now();
         let alerts = self.detector.lock().unwrap_or_else(PoisonError::into_inner).alerts.newest_first();
-        alerts.iter().map(|alert| AlertRecord::of(alert, &clock)).collect()
+        alerts.iter().map(|alert| AlertRecord::of(alert, &clock, Some(&self.names))).collect()
     }
 
     fn drops(&self) -> Option<DropStats> {

@@ -47,9 +47,9 @@ pub struct Filter {
     pub pod: Option<(String, String)>,
     /// Either end's Kubernetes namespace.
     pub namespace: Option<String>,
-    /// Either end's workload.
+    /// Either end's workload: its name, or namespace/name.
     pub workload: Option<String>,
-    /// Either end's service.
+    /// Either end's service: its name, or namespace/name.
     pub service: Option<String>,
     /// Either end's systemd unit.
     pub unit: Option<String>,
@@ -91,8 +91,8 @@ pub const PARAMETERS: &[(&str, &str)] = &[
     ("since", "an age like 5m or 1h, or a time like 2026-11-23T08:00:00Z"),
     ("pod", "namespace/name"),
     ("namespace", "a Kubernetes namespace"),
-    ("workload", "a workload name"),
-    ("service", "a service name"),
+    ("workload", "a workload name, or namespace/name"),
+    ("service", "a service name, or namespace/name"),
     ("unit", "a systemd unit"),
     ("vni", "a virtual network's number from 0 to 16777215"),
     ("process", "a process name or id"),
@@ -111,6 +111,15 @@ fn since(text: &str, now: Timestamp) -> Option<Timestamp> {
         let age: SignedDuration = text.parse().ok()?;
         (!age.is_negative()).then(|| now.checked_sub(age).ok())?
     })
+}
+
+/// Whether it is called so: by its name, or by namespace and name.
+fn is_named(end: &Endpoint, name: &Option<String>, wanted: &str) -> bool {
+    let Some(name) = name else { return false };
+    match wanted.split_once('/') {
+        Some((namespace, wanted)) => name == wanted && end.namespace.as_deref() == Some(namespace),
+        None => name == wanted,
+    }
 }
 
 impl Filter {
@@ -196,8 +205,8 @@ impl Filter {
             && self.since.is_none_or(|since| record.end_time >= since)
             && self.pod.as_ref().is_none_or(|pod| in_pod(&record.src, pod) || in_pod(&record.dst, pod))
             && either(&self.namespace, |end| &end.namespace)
-            && either(&self.workload, |end| &end.workload)
-            && either(&self.service, |end| &end.service)
+            && some(&self.workload, |end, wanted| is_named(end, &end.workload, wanted))
+            && some(&self.service, |end, wanted| is_named(end, &end.service, wanted))
             && either(&self.unit, |end| &end.unit)
             && some(&self.process, |end, wanted| {
                 end.process.as_deref() == Some(wanted) || end.pid.is_some_and(|pid| wanted.parse() == Ok(pid))
@@ -260,6 +269,51 @@ mod tests {
         ] {
             let error = Filter::default().set(name, value, Timestamp::UNIX_EPOCH).unwrap_err();
             assert_eq!((error.name.as_str(), error.value.as_str()), (name, value));
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_either_end() {
+        let mut src = Endpoint::bare([10, 9, 0, 1].into(), Some(40_000));
+        let words = |text: &str| Some(text.to_owned());
+        (src.namespace, src.pod, src.workload) = (words("shop"), words("cart-1"), words("cart"));
+        let mut dst = Endpoint::bare([10, 96, 0, 1].into(), Some(80));
+        (dst.namespace, dst.pod, dst.service) = (words("store"), words("web-0"), words("web"));
+        let key = crate::flow::key::FlowKey {
+            protocol: Protocol::TCP,
+            src: ([10, 9, 0, 1], 40_000).into(),
+            dst: ([10, 96, 0, 1], 80).into(),
+        };
+        let presenter = crate::flow::present::Presenter {
+            clock: crate::clock::WallClock::ahead_by(0),
+            interfaces: std::sync::Arc::default(),
+            sampling_rate: 1.0,
+            drops: std::sync::Arc::default(),
+            names: None,
+            asked: None,
+        };
+        let flow = Flow::new(1, key, crate::flow::record::Direction::Egress);
+        let record = FlowRecord { src, dst, ..presenter.record(&flow) };
+        let matches = |name: &str, value: &str| {
+            let mut filter = Filter::default();
+            filter.set(name, value, Timestamp::UNIX_EPOCH).unwrap();
+            filter.matches(&record)
+        };
+        for (name, value, fits) in [
+            ("pod", "shop/cart-1", true),
+            ("pod", "store/web-0", true),
+            ("pod", "store/cart-1", false),
+            ("namespace", "store", true),
+            ("namespace", "other", false),
+            ("workload", "cart", true),
+            ("workload", "shop/cart", true),
+            ("workload", "store/cart", false),
+            ("service", "web", true),
+            ("service", "store/web", true),
+            ("service", "shop/web", false),
+            ("service", "cart", false),
+        ] {
+            assert_eq!(matches(name, value), fits, "{name} {value}");
         }
     }
 

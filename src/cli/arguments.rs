@@ -53,9 +53,9 @@ pub enum Command {
     Drops,
     /// What happened between two ends, in one sentence, and the evidence
     Why {
-        /// The side that connects: an address or a name
+        /// The side that connects: an address, a name, or NAMESPACE/NAME of a pod, service or workload
         src: String,
-        /// The other side: an address or a name, with or without :PORT
+        /// The other side: the same, with or without :PORT
         #[arg(value_name = "DST[:PORT]")]
         dst: String,
     },
@@ -101,10 +101,10 @@ pub struct Dump {
     /// Either end's Kubernetes namespace
     #[arg(long)]
     pub namespace: Option<String>,
-    /// Either end's workload
+    /// Either end's workload, or namespace/workload
     #[arg(long)]
     pub workload: Option<String>,
-    /// Either end's service
+    /// Either end's service, or namespace/service
     #[arg(long)]
     pub service: Option<String>,
     /// Either end's systemd unit

@@ -31,8 +31,18 @@ pub fn duration(us: u64) -> String {
     }
 }
 
-/// Address and port, with the name of who is there if it is known.
-pub fn end(end: &Endpoint) -> String {
+/// Address and port, with the name of who is there if it is known. In a cluster names stand in place of the address: of `dst` the
+/// service that was asked, and the pod that answered.
+pub fn end(end: &Endpoint, is_dst: bool) -> String {
+    if let Some(name) = end.cluster_name() {
+        let port = end.port.map(|port| format!(":{port}")).unwrap_or_default();
+        return match (&end.namespace, &end.service, &end.pod) {
+            (Some(namespace), Some(service), Some(pod)) if is_dst => {
+                format!("{namespace}/{service}{port} ({pod})")
+            }
+            _ => format!("{name}{port}"),
+        };
+    }
     let address = match (end.ip, end.port) {
         (std::net::IpAddr::V6(ip), Some(port)) => format!("[{ip}]:{port}"),
         (ip, Some(port)) => format!("{ip}:{port}"),
@@ -41,11 +51,11 @@ pub fn end(end: &Endpoint) -> String {
     name(end).map_or(address.clone(), |name| format!("{address} ({name})"))
 }
 
-/// The shortest name that says who it is: pod, service, process and its container. A scope or session says less than the process.
+/// The shortest name that says who it is: service, process and its container. A scope or session says less than the process.
 fn name(end: &Endpoint) -> Option<String> {
     let service = end.unit.as_ref().filter(|unit| unit.ends_with(".service"));
-    if let Some(name) = end.pod.as_ref().or(service) {
-        return Some(name.clone());
+    if service.is_some() {
+        return service.cloned();
     }
     // As much of an id as `docker ps` shows.
     let container = end.container.as_ref().map(|id| id.chars().take(12).collect::<String>());
@@ -99,8 +109,8 @@ pub fn flow_cells(record: &FlowRecord) -> [String; 10] {
     [
         record.protocol.to_string(),
         app(record),
-        end(&record.src),
-        end(&record.dst),
+        end(&record.src, false),
+        end(&record.dst, true),
         state(record),
         record.direction.name().into(),
         bytes(record.bytes_sent),
@@ -131,7 +141,7 @@ mod tests {
     #[test]
     fn an_end_has_the_name_that_says_most() {
         let mut here = Endpoint::bare([10, 0, 0, 1].into(), Some(80));
-        let shown = |here: &Endpoint| end(here);
+        let shown = |here: &Endpoint| end(here, false);
         assert_eq!(shown(&here), "10.0.0.1:80");
         (here.process, here.unit) = (Some("curl".into()), Some("session-3.scope".into()));
         assert_eq!(shown(&here), "10.0.0.1:80 (curl)");
@@ -139,6 +149,13 @@ mod tests {
         assert_eq!(shown(&here), "10.0.0.1:80 (curl in 0123456789ab)");
         here.unit = Some("nginx.service".into());
         assert_eq!(shown(&here), "10.0.0.1:80 (nginx.service)");
+        here.node = Some("node-a".into());
+        assert_eq!(shown(&here), "node-a:80");
+        (here.namespace, here.service) = (Some("shop".into()), Some("web".into()));
+        assert_eq!(shown(&here), "shop/web:80");
+        here.pod = Some("web-0".into());
+        assert_eq!(shown(&here), "shop/web-0:80");
+        assert_eq!(end(&here, true), "shop/web:80 (web-0)");
     }
 
     #[test]

@@ -9,14 +9,14 @@ use serde::Serialize;
 use super::client::Client;
 use super::evidence::{clock, evidence, outcome};
 use crate::flow::key::Protocol;
-use crate::flow::record::{self, FlowRecord, IcmpError, Reason};
+use crate::flow::record::{self, Endpoint, FlowRecord, IcmpError, Reason};
 
 /// One side of the question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
     /// As it was asked for.
     pub name: String,
-    /// Its addresses.
+    /// Its addresses; none of a Kubernetes name, which had several in its time.
     pub addresses: Vec<IpAddr>,
     /// Its port, if one was named.
     pub port: Option<u16>,
@@ -45,8 +45,28 @@ pub fn split(text: &str) -> Result<(&str, Option<u16>)> {
     }
 }
 
+impl End {
+    /// Namespace and name of a pod, service or workload.
+    fn in_cluster(&self) -> Option<(&str, &str)> {
+        self.name.split_once('/')
+    }
+
+    fn is(&self, end: &Endpoint) -> bool {
+        let named = |(namespace, name): (&str, &str)| {
+            let names = [&end.pod, &end.service, &end.workload];
+            end.namespace.as_deref() == Some(namespace)
+                && names.into_iter().any(|known| known.as_deref() == Some(name))
+        };
+        (self.addresses.contains(&end.ip) || self.in_cluster().is_some_and(named))
+            && self.port.is_none_or(|port| end.port == Some(port))
+    }
+}
+
 async fn resolve(text: &str) -> Result<End> {
     let (host, port) = split(text)?;
+    if host.contains('/') {
+        return Ok(End { name: host.into(), addresses: Vec::new(), port });
+    }
     let addresses = match host.parse() {
         Ok(address) => vec![address],
         Err(_) => {
@@ -67,8 +87,12 @@ async fn resolve(text: &str) -> Result<End> {
 pub async fn ask(client: &Client, src: &str, dst: &str) -> Result<Answer> {
     let (src, dst) = (resolve(src).await?, resolve(dst).await?);
     let mut flows = Vec::new();
-    for address in &dst.addresses {
-        let query = [("ip".into(), address.to_string()), ("ended".into(), "true".into())];
+    let filters = match dst.in_cluster() {
+        Some((namespace, _)) => vec![("namespace", namespace.to_owned())],
+        None => dst.addresses.iter().map(|address| ("ip", address.to_string())).collect(),
+    };
+    for (filter, value) in filters {
+        let query = [(filter.into(), value), ("ended".into(), "true".into())];
         let mut lines = client.lines("/v1/flows", &query).await?;
         while let Some(line) = lines.next().await? {
             let flow: FlowRecord = serde_json::from_slice(line).context(
@@ -84,10 +108,7 @@ pub async fn ask(client: &Client, src: &str, dst: &str) -> Result<Answer> {
 
 /// Whether a flow was opened by the first end to the second.
 fn went(flow: &FlowRecord, from: &End, to: &End) -> bool {
-    from.addresses.contains(&flow.src.ip)
-        && to.addresses.contains(&flow.dst.ip)
-        && from.port.is_none_or(|port| flow.src.port == Some(port))
-        && to.port.is_none_or(|port| flow.dst.port == Some(port))
+    from.is(&flow.src) && to.is(&flow.dst)
 }
 
 /// What happened, from the flows between the two, in either direction.
@@ -293,6 +314,21 @@ mod tests {
         ] {
             assert!(answer.evidence.iter().any(|said| said == line), "{line}: {:#?}", answer.evidence);
         }
+    }
+
+    #[test]
+    fn a_name_of_the_cluster_is_a_pod_a_service_or_a_workload() {
+        let mut about = flow("failed", Some("refused"), 1, &[]);
+        (about.src.namespace, about.src.workload) = (Some("shop".into()), Some("cart".into()));
+        (about.dst.namespace, about.dst.service) = (Some("shop".into()), Some("db".into()));
+        let named = |name: &str| End { name: name.into(), addresses: Vec::new(), port: None };
+        let asked =
+            |src: &str, dst: &str| explain(&named(src), &named(dst), &[about.clone()].map(|flow| flow)).flows;
+        assert_eq!(asked("shop/cart", "shop/db"), BTreeMap::from([("refused", 1)]));
+        assert!(went(&about, &named("shop/cart"), &named("shop/db")));
+        assert!(!went(&about, &named("test/cart"), &named("shop/db")));
+        assert!(!went(&about, &named("shop/cart"), &named("shop/web")));
+        assert_eq!(split("shop/db:5432").unwrap(), ("shop/db", Some(5432)));
     }
 
     #[test]

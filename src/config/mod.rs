@@ -169,6 +169,8 @@ section!(
         port: u16 = "Port.",
         top_pairs: u64 = "Address pairs with a series of their own.",
         top_destinations: u64 = "HTTP servers with series of their own.",
+        top_workloads: u64 = "Series by workload or service, in each metric of those.",
+        per_pod: bool = "Count bytes by pod.",
     }
 );
 section!(
@@ -217,7 +219,7 @@ section!(
         detect_suspicious_patterns: bool = "Other patterns.",
         #[serde(with = "values::millis")]
         learning_time: Duration = "Services that answer within it are not new.",
-        allow: Vec<String> = "Networks whose hosts may do all that.",
+        allow: Vec<String> = "Networks whose hosts, and workloads that may do all that.",
     }
 );
 section!(

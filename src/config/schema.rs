@@ -26,7 +26,7 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// A list of names or globs.
     Globs,
-    /// A list of networks.
+    /// A list of networks and Kubernetes workloads.
     Networks,
     /// A list of these words.
     Words(&'static [&'static str]),
@@ -50,7 +50,10 @@ impl Kind {
             Self::Address => "host:port, like 127.0.0.1:6060, or empty".into(),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
             Self::Globs => "a list of interface names or globs, like [\"eth0\", \"veth*\"]".into(),
-            Self::Networks => "a list of networks, like [\"10.0.0.0/8\", \"fd00::/8\"]".into(),
+            Self::Networks => {
+                "a list of networks and of namespace/workload, like [\"10.0.0.0/8\", \"monitoring/blackbox\"]"
+                    .into()
+            }
             Self::Words(words) => format!("a list out of {}", words.join(", ")),
             Self::Buckets => "a list of one to eleven ascending numbers from 0.001 to 4000000".into(),
         }
@@ -121,6 +124,13 @@ pub const KEYS: &[Key] = &[
         "200",
         "HTTP servers with series of their own",
     ),
+    key(
+        "export.prometheus.top_workloads",
+        Kind::Integer(1, 100_000),
+        "1000",
+        "series by workload or service in each metric of those; the rest is other",
+    ),
+    key("export.prometheus.per_pod", Kind::Bool, "false", "count bytes by pod, too"),
     key("performance.workers", Kind::Integer(1, 64), "4", "threads for everything but collecting"),
     key(
         "performance.buffer_size",
@@ -160,7 +170,12 @@ pub const KEYS: &[Key] = &[
         "10m",
         "after the start, services that answer are not new",
     ),
-    key("features.security_monitoring.allow", Kind::Networks, "[]", "networks whose hosts may do all that"),
+    key(
+        "features.security_monitoring.allow",
+        Kind::Networks,
+        "[]",
+        "networks whose hosts, and workloads that may do all that",
+    ),
     key("features.drop_monitoring.enabled", Kind::Bool, "true", "count what the kernel drops, and why"),
     key("features.process_attribution.enabled", Kind::Bool, "true", "name units, containers and processes"),
     key("features.nat.enabled", Kind::Bool, "true", "join both addresses of translated conversations (NAT)"),

@@ -58,7 +58,9 @@ pub(super) fn normal(kind: &Kind, value: &Value, text: bool) -> Option<Value> {
         }
         Kind::Networks => {
             let networks = words(value, text)?;
-            networks.iter().all(|network| Cidr::parse(network).is_some()).then(|| json!(networks))
+            let is_one =
+                |text: &String| Cidr::parse(text).is_some() || crate::detect::workload(text).is_some();
+            networks.iter().all(is_one).then(|| json!(networks))
         }
         Kind::Words(known) => {
             let words = words(value, text)?;

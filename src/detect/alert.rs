@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,9 @@ use super::kind::Kind;
 use super::spread;
 use crate::clock::WallClock;
 use crate::flow::key::Protocol;
+use crate::flow::record::Endpoint;
 use crate::flow::update::Flow;
+use crate::flow::who::Names;
 
 /// Alerts kept; the oldest goes first.
 const KEPT: usize = 1000;
@@ -105,10 +108,23 @@ impl Alert {
         SILENCE_NS.max(self.found.interval_ms.saturating_mul(3_000_000))
     }
 
+    /// Who had the addresses of source and target when it went on, alone.
+    pub fn ends(&self, names: Option<&dyn Names>) -> [Option<Endpoint>; 2] {
+        [self.subject.src, self.subject.dst].map(|address| {
+            let mut end = Endpoint::bare(address?, None);
+            names?.tell_address(&mut end, (self.first_ns, self.found.last_ns));
+            end.cluster_name().is_some().then_some(end)
+        })
+    }
+
     /// In one sentence.
-    pub fn message(&self) -> String {
-        let name = |end: Option<IpAddr>| end.map_or_else(|| "many".to_owned(), |ip| ip.to_string());
-        let (src, dst) = (name(self.subject.src), name(self.subject.dst));
+    pub fn message(&self, ends: &[Option<Endpoint>; 2]) -> String {
+        let name = |address: Option<IpAddr>, end: &Option<Endpoint>| match (address, end) {
+            (None, _) => "many".to_owned(),
+            (Some(ip), None) => ip.to_string(),
+            (Some(ip), Some(end)) => format!("{ip} ({})", end.cluster_name().unwrap_or_default()),
+        };
+        let (src, dst) = (name(self.subject.src, &ends[0]), name(self.subject.dst, &ends[1]));
         let port = self.subject.port.unwrap_or_default();
         let protocol = self.subject.protocol.map_or_else(|| "ip".to_owned(), |protocol| protocol.to_string());
         let Found { distinct, in_vain, answered, bytes, interval_ms, .. } = self.found;
@@ -168,6 +184,12 @@ pub struct AlertRecord {
     pub dst: Option<IpAddr>,
     /// At which port; `null`: many.
     pub port: Option<u16>,
+    /// Pod, workload, service and node of `src`; `null` if they are not known.
+    #[serde(default)]
+    pub src_end: Option<Endpoint>,
+    /// The same of `dst`.
+    #[serde(default)]
+    pub dst_end: Option<Endpoint>,
     /// When it began, UTC.
     pub first_seen: Timestamp,
     /// When it was seen last, UTC.
@@ -188,18 +210,23 @@ pub struct AlertRecord {
 
 impl AlertRecord {
     /// Of an alert.
-    pub fn of(alert: &Alert, clock: &WallClock) -> Self {
+    pub fn of(alert: &Alert, clock: &WallClock, names: Option<&dyn Names>) -> Self {
         let found = &alert.found;
+        let ends = alert.ends(names);
+        let message = alert.message(&ends);
+        let [src_end, dst_end] = ends;
         Self {
             id: alert.id(),
             kind: alert.kind,
             severity: alert.kind.severity().into(),
-            message: alert.message(),
+            message,
             hint: alert.kind.hint().into(),
             protocol: alert.subject.protocol,
             src: alert.subject.src,
             dst: alert.subject.dst,
             port: alert.subject.port,
+            src_end,
+            dst_end,
             first_seen: clock.utc(alert.first_ns),
             last_seen: clock.utc(found.last_ns),
             attempts: found.in_vain,
@@ -217,9 +244,15 @@ impl AlertRecord {
 pub struct Alerts {
     raised: HashMap<(Kind, Subject), Alert>,
     events: BTreeMap<Kind, u64>,
+    names: Option<Arc<dyn Names>>,
 }
 
 impl Alerts {
+    /// None yet. `names`: who has an address, for the log.
+    pub fn new(names: Option<Arc<dyn Names>>) -> Self {
+        Self { names, ..Self::default() }
+    }
+
     /// Raises it, or adds to the one that was raised for the same subject.
     pub fn raise(&mut self, kind: Kind, subject: Subject, found: &Found) {
         let known = self.raised.get_mut(&(kind, subject));
@@ -240,7 +273,7 @@ impl Alerts {
         }
         let alert = Alert { kind, subject, found: *found, first_ns: found.first_ns };
         *self.events.entry(kind).or_default() += 1;
-        log(&alert);
+        log(&alert, self.names.as_deref());
         self.raised.insert((kind, subject), alert);
     }
 
@@ -258,8 +291,10 @@ impl Alerts {
 }
 
 /// One line, with what it says in fields of their own; what is unknown is left out.
-fn log(alert: &Alert) {
+fn log(alert: &Alert, names: Option<&dyn Names>) {
     let Alert { kind, subject, found, .. } = alert;
+    let ends = alert.ends(names);
+    let name = |end: &Option<Endpoint>| end.as_ref().and_then(Endpoint::cluster_name);
     tracing::warn!(
         kind = kind.name(),
         severity = kind.severity(),
@@ -268,10 +303,12 @@ fn log(alert: &Alert) {
         src = subject.src.map(display),
         dst = subject.dst.map(display),
         port = subject.port,
+        src_name = name(&ends[0]),
+        dst_name = name(&ends[1]),
         attempts = found.in_vain,
         distinct = found.distinct,
         flow_ids = found.flow_ids().collect::<Vec<_>>().join(","),
         "{}",
-        alert.message()
+        alert.message(&ends)
     );
 }

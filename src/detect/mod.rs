@@ -19,6 +19,7 @@ mod tests;
 mod tunnels;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use alert::Alerts;
 use beacons::Beacons;
@@ -28,9 +29,11 @@ use scans::Scans;
 use services::Services;
 use tunnels::Tunnels;
 
+use crate::enrich::kubernetes::cluster::Known;
 use crate::flow::cidr::Cidr;
 use crate::flow::key::Protocol;
 use crate::flow::update::{Change, FlowUpdate};
+use crate::flow::who::Names;
 
 /// What to look for.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +44,10 @@ pub struct Settings {
     pub patterns: bool,
     /// Who may.
     pub allow: Vec<Cidr>,
+    /// Kubernetes workloads that may: namespace and name.
+    pub allow_workloads: Vec<(String, String)>,
+    /// Who has an address, for logs.
+    pub names: Option<Arc<dyn Names>>,
     /// Until then services that answer are learned and not told, nanoseconds of `CLOCK_MONOTONIC`.
     pub learn_until_ns: u64,
     /// First and last port of the range out of which this host picks ports for its own connections.
@@ -49,9 +56,27 @@ pub struct Settings {
 
 impl Settings {
     /// Whether this end of a conversation is one that may do what it does.
-    fn allows(&self, end: IpAddr) -> bool {
+    fn allows(&self, end: IpAddr, known: Option<&Known>) -> bool {
         self.allow.iter().any(|network| network.contains(end))
+            || !self.allow_workloads.is_empty()
+                && known.and_then(|known| known.pod.as_ref()).is_some_and(|pod| {
+                    let workload = pod.workload();
+                    let is = |(namespace, name): &(String, String)| {
+                        *namespace == *workload.namespace && *name == *workload.name
+                    };
+                    self.allow_workloads.iter().any(is)
+                })
     }
+}
+
+/// Reads `namespace/workload`; `None` if it is none, as a network that is written wrongly.
+pub fn workload(text: &str) -> Option<(String, String)> {
+    let (namespace, name) = text.split_once('/')?;
+    let is_word = |text: &str, others: &str| {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || others.contains(c);
+        !text.is_empty() && text.chars().all(fits)
+    };
+    (is_word(namespace, "-") && is_word(name, "-.")).then(|| (namespace.into(), name.into()))
 }
 
 /// Watches flow updates.
@@ -78,18 +103,24 @@ impl Detector {
             beacons: Beacons::default(),
             tunnels: Tunnels::default(),
             services: Services::new(settings.learn_until_ns, settings.ephemeral),
-            alerts: Alerts::default(),
+            alerts: Alerts::new(settings.names.clone()),
             settings,
         }
     }
 
     /// Looks at updates.
     pub fn observe(&mut self, updates: &[FlowUpdate]) {
+        self.observe_known(updates, &[]);
+    }
+
+    /// The same, with who is at their ends where that is known.
+    pub fn observe_known(&mut self, updates: &[FlowUpdate], known: &[[Known; 2]]) {
         if !self.settings.port_scans && !self.settings.patterns {
             return;
         }
+        let mut known = known.iter();
         for update in updates {
-            self.look(update);
+            self.look(update, known.next());
         }
     }
 
@@ -102,12 +133,12 @@ impl Detector {
             + self.tunnels.untracked()
     }
 
-    fn look(&mut self, update: &FlowUpdate) {
+    fn look(&mut self, update: &FlowUpdate, known: Option<&[Known; 2]>) {
         let Self { settings, alerts, .. } = self;
         let flow = &update.flow;
         let ended = update.change == Change::Ended;
         let protocol = flow.key.protocol;
-        let allowed = settings.allows(flow.key.src.ip());
+        let allowed = settings.allows(flow.key.src.ip(), known.map(|ends| &ends[0]));
         if settings.patterns {
             self.services.look(update, allowed, alerts);
         }
@@ -127,7 +158,7 @@ impl Detector {
             self.logins.look(flow, alerts);
         }
         // The suspect is the source, but where it leads tells who runs it.
-        if !settings.allows(flow.key.dst.ip()) {
+        if !settings.allows(flow.key.dst.ip(), known.map(|ends| &ends[1])) {
             self.tunnels.look(update, alerts);
             if ended && has_ports {
                 self.beacons.look(flow, alerts);

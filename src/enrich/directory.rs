@@ -12,7 +12,7 @@ use crate::flow::update::{Flow, FlowUpdate};
 use crate::flow::who::Names;
 
 /// Asks both.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Directory {
     /// `features.process_attribution`.
     pub host: Option<Arc<Host>>,
@@ -84,5 +84,84 @@ impl Names for Directory {
         if let Some(cluster) = &self.cluster {
             self.words(&cluster.at(end.ip, span), end);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::host::Source;
+    use super::super::kubernetes::cluster::Settings;
+    use super::super::kubernetes::object::{Change, Name, Object, Pod, Watched};
+    use super::*;
+    use crate::clock::WallClock;
+    use crate::flow::key::{FlowKey, Protocol};
+    use crate::flow::record::Direction;
+    use crate::flow::who::Who;
+    use crate::kernel::names::Name as Socket;
+
+    const UID: u128 = 0x0d1c_2b3a_4f5e_6d7c_8b9a_a0b1_c2d3_e4f5;
+
+    fn id() -> String {
+        "0123456789abcdef".repeat(4)
+    }
+
+    /// Socket 1 is in a container of a pod.
+    #[derive(Debug)]
+    struct Kernel;
+
+    impl Source for Kernel {
+        fn name(&self, number: u32) -> Option<Socket> {
+            (number == 1).then(|| Socket { pid: 4711, cgroup: 77, comm: "node".into() })
+        }
+
+        fn path(&self, cgroup: u64) -> Option<String> {
+            let pod = "/kubepods.slice/kubepods-pod0d1c2b3a_4f5e_6d7c_8b9a_a0b1c2d3e4f5.slice";
+            (cgroup == 77).then(|| format!("{pod}/cri-containerd-{}.scope", id()))
+        }
+    }
+
+    #[test]
+    fn a_local_pod_is_told_by_its_cgroup_down_to_the_container() {
+        let clock = || WallClock::ahead_by(0);
+        let cluster = Cluster::new(Settings { node: Some("node-a".into()), whole: true, clock });
+        let pod = |name: &str, uid, host_network| Pod {
+            name: Name { namespace: "shop".into(), name: name.into() },
+            uid,
+            node: Some("node-a".into()),
+            addresses: vec![[192, 168, 50, 1].into()],
+            host_network,
+            owner: None,
+            template_hash: None,
+            started: None,
+            ended: None,
+            containers: vec![(id().into(), "app".into())],
+        };
+        cluster.take(Change::Applied(Object::Pod(pod("host-x", UID, true))), 0);
+        cluster.take(Change::Applied(Object::Pod(pod("wrong", 5, false))), 0);
+        let host = Host::start(Box::new(Kernel), None).unwrap();
+        let directory = Directory { host: Some(Arc::new(host)), cluster: Some(Arc::new(cluster)) };
+        let key = FlowKey {
+            protocol: Protocol::TCP,
+            src: ([192, 168, 50, 1], 40_000).into(),
+            dst: ([192, 168, 50, 1], 80).into(),
+        };
+        let flow = Flow { who: [Who::Socket(1), Who::Unknown], ..Flow::new(1, key, Direction::Egress) };
+        let mut ends = [key.src, key.dst].map(|end| Endpoint::bare(end.ip(), Some(end.port())));
+        let [src, dst] = &mut ends;
+        directory.tell(&flow, [src, dst]);
+        let [src, dst] = ends;
+        assert_eq!((src.pod.as_deref(), src.container.as_deref()), (Some("host-x"), Some("app")));
+        assert_eq!((src.process.as_deref(), src.workload_kind.as_deref()), (Some("node"), Some("Pod")));
+        assert_eq!((src.namespace.as_deref(), src.node.as_deref()), (Some("shop"), Some("node-a")));
+        assert_eq!(dst.pod.as_deref(), Some("wrong"), "without a socket the address tells");
+        let known = directory.known(&[FlowUpdate::new(
+            flow,
+            Default::default(),
+            crate::flow::update::Change::Opened,
+        )]);
+        assert_eq!(known[0][0].pod.as_ref().unwrap().name.as_ref(), "host-x");
+        let nobody = Directory { cluster: None, ..directory };
+        assert!(nobody.known(&[]).is_empty());
     }
 }

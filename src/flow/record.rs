@@ -189,6 +189,15 @@ impl Endpoint {
     }
 }
 
+impl Endpoint {
+    /// The Kubernetes name that says most: the pod's, else the service's, else the node's.
+    pub fn cluster_name(&self) -> Option<String> {
+        let namespace = self.namespace.as_deref().unwrap_or("");
+        let of = |name: &String| format!("{namespace}/{name}");
+        self.pod.as_ref().or(self.service.as_ref()).map(of).or_else(|| self.node.clone())
+    }
+}
+
 /// Round-trip times in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RttSummary {

@@ -104,9 +104,10 @@ impl Feed {
 impl Sink for Feed {
     fn take(&mut self, updates: &[FlowUpdate], read_at: Instant) {
         self.names.observe(updates);
-        self.metrics.lock().unwrap_or_else(PoisonError::into_inner).apply(updates, read_at);
+        let known = self.names.known(updates);
+        self.metrics.lock().unwrap_or_else(PoisonError::into_inner).apply_known(updates, &known, read_at);
         self.history.lock().unwrap_or_else(PoisonError::into_inner).apply(updates);
-        self.detector.lock().unwrap_or_else(PoisonError::into_inner).observe(updates);
+        self.detector.lock().unwrap_or_else(PoisonError::into_inner).observe_known(updates, &known);
         if self.followers.receiver_count() > 0 {
             self.follow(updates);
         }

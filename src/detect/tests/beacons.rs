@@ -40,9 +40,9 @@ fn small_conversations_as_regular_as_a_clock_are_a_beacon() {
         );
         assert_eq!(alert.found.interval_ms, interval as u64 * 1000);
         assert!(
-            alert.message().contains(&format!("every {interval:.1} s, 1800 bytes")),
+            alert.message(&[None, None]).contains(&format!("every {interval:.1} s, 1800 bytes")),
             "{}",
-            alert.message()
+            alert.message(&[None, None])
         );
         assert_eq!(alert.first_ns, ns(0.0));
     }

@@ -127,6 +127,48 @@ fn allowed_sources_may_scan() {
 }
 
 #[test]
+fn allowed_workloads_may_scan_and_alerts_say_who_they_are() {
+    use crate::clock::WallClock;
+    use crate::detect::alert::AlertRecord;
+    use crate::enrich::kubernetes::object::{Change as Told, Name, Object, Owner, Pod, Watched};
+    use crate::enrich::kubernetes::{Cluster, cluster};
+    let node = None;
+    let cluster = Cluster::new(cluster::Settings { node, whole: true, clock: || WallClock::ahead_by(0) });
+    let scanner = Pod {
+        name: Name { namespace: "shop".into(), name: "probe-x".into() },
+        uid: 1,
+        node: None,
+        addresses: vec![end(1, 0).ip()],
+        host_network: false,
+        owner: Some(Owner { kind: "DaemonSet".into(), name: "probe".into() }),
+        template_hash: None,
+        started: None,
+        ended: None,
+        containers: Vec::new(),
+    };
+    cluster.take(Told::Applied(Object::Pod(scanner)), 0);
+    let directory = crate::enrich::Directory { host: None, cluster: Some(std::sync::Arc::new(cluster)) };
+    let scan: Vec<FlowUpdate> = (1..100).map(|port| refused(end(1, 40_000), end(2, port), 1.0)).collect();
+    let known = directory.known(&scan);
+    let alerts_with = |allowed: &[&str]| {
+        let allow_workloads = allowed.iter().filter_map(|text| super::workload(text)).collect();
+        let mut detector = Detector::new(Settings { allow_workloads, ..settings() });
+        detector.observe_known(&scan, &known);
+        detector.alerts.newest_first()
+    };
+    assert_eq!(alerts_with(&["shop/probe"]), []);
+    let raised = alerts_with(&["test/probe", "shop/probe-x"]);
+    assert_eq!(raised.len(), 1);
+    let record = AlertRecord::of(&raised[0], &WallClock::ahead_by(0), Some(&directory));
+    assert!(record.message.starts_with("10.0.0.1 (shop/probe-x) tried about"), "{}", record.message);
+    assert_eq!(record.src_end.unwrap().workload.as_deref(), Some("probe"));
+    assert_eq!(record.dst_end, None);
+    for text in ["10.0.0.0/33", "fd00::/200", "shop", "shop/", "/cart", "shop/Cart", "shop/a/b"] {
+        assert_eq!(super::workload(text), None, "{text}");
+    }
+}
+
+#[test]
 fn each_part_can_be_switched_off() {
     let scan = || (1..100).map(|port| refused(end(1, 40_000), end(2, port), 1.0));
     assert_eq!(raised_with(Settings { port_scans: false, ..settings() }, scan()), []);

@@ -18,7 +18,11 @@ fn a_port_scan_is_one_alert_and_names_its_ends() {
     let alert = detector.alerts.newest_first()[0];
     assert!((80..=120).contains(&alert.found.distinct) && alert.found.in_vain == 100, "{alert:?}");
     assert!(alert.found.examples.iter().all(|id| *id != 0));
-    assert!(alert.message().contains("tcp ports of 10.0.0.2"), "{}", alert.message());
+    assert!(
+        alert.message(&[None, None]).contains("tcp ports of 10.0.0.2"),
+        "{}",
+        alert.message(&[None, None])
+    );
     assert_eq!(detector.alerts.events(Kind::PortScan), 1);
 }
 

@@ -21,7 +21,7 @@ fn a_port_that_begins_to_answer_is_told_once() {
         detector.observe(&[well(end(u32::from(n), 40_000), end(2, 8080), 700.0 + f64::from(n) * 60.0)]);
     }
     assert_eq!(detector.alerts.events(Kind::NewService), 1);
-    let message = detector.alerts.newest_first()[0].message();
+    let message = detector.alerts.newest_first()[0].message(&[None, None]);
     assert!(message.starts_with("10.0.0.2 tcp port 8080 answered 10.0.0.0"), "{message}");
 }
 

@@ -190,7 +190,7 @@ impl Cluster {
     }
 
     /// Pods that there are, by namespace and name.
-    pub fn pod_names(&self) -> HashSet<(Arc<str>, Box<str>)> {
+    pub fn pod_names(&self) -> HashSet<Name> {
         self.read().pods.names().collect()
     }
 

@@ -66,7 +66,7 @@ struct Known {
 /// All controllers that pods name, and whose they are.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
-    controllers: HashMap<(Arc<str>, Arc<str>, Arc<str>), Weak<Controller>>,
+    controllers: HashMap<Workload, Weak<Controller>>,
     sweep_at: usize,
     sets: Known,
     jobs: Known,
@@ -138,19 +138,17 @@ impl Owners {
             Some(owner) => (Arc::clone(&owner.kind), Arc::clone(&owner.name)),
             None => ("Pod".into(), Arc::clone(name)),
         };
-        let key = (Arc::clone(&pod.name.namespace), kind, name);
-        if let Some(known) = self.controllers.get(&key).and_then(Weak::upgrade) {
+        let direct = Workload { namespace: Arc::clone(&pod.name.namespace), kind, name };
+        if let Some(known) = self.controllers.get(&direct).and_then(Weak::upgrade) {
             return known;
         }
-        let direct =
-            Workload { namespace: Arc::clone(&key.0), kind: Arc::clone(&key.1), name: Arc::clone(&key.2) };
         let top = self.top(&direct, pod.template_hash.as_deref());
-        let controller = Controller::new(direct, top);
+        let controller = Controller::new(direct.clone(), top);
         if self.controllers.len() >= self.sweep_at {
             self.controllers.retain(|_, known| known.strong_count() > 0);
             self.sweep_at = 2 * self.controllers.len() + 64;
         }
-        self.controllers.insert(key, Arc::downgrade(&controller));
+        self.controllers.insert(direct, Arc::downgrade(&controller));
         controller
     }
 
@@ -172,8 +170,9 @@ impl Owners {
                 known.others.insert(owned.name.clone(), owned.owner.clone());
             }
         }
-        let key = (Arc::clone(&owned.name.namespace), own.into(), Arc::clone(&owned.name.name));
-        if let Some(controller) = self.controllers.get(&key).and_then(Weak::upgrade) {
+        let Name { namespace, name } = owned.name.clone();
+        let direct = Workload { namespace, kind: own.into(), name };
+        if let Some(controller) = self.controllers.get(&direct).and_then(Weak::upgrade) {
             let top = self.top(&controller.direct, None);
             let mut told = controller.top.lock().unwrap_or_else(PoisonError::into_inner);
             if **told != top {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::nodes::{KnownNode, Nodes};
-use super::object::Pod;
+use super::object::{Name, Pod};
 use super::owners::{Controller, Owners, Workload};
 use super::timed::{Span, Timed};
 
@@ -24,7 +24,7 @@ const CONTAINERS: usize = 64;
 pub struct KnownPod {
     uid: u128,
     /// Its name.
-    pub name: Box<str>,
+    pub name: Arc<str>,
     controller: Arc<Controller>,
     /// The node that it is bound to.
     pub node: Option<Arc<KnownNode>>,
@@ -39,6 +39,11 @@ impl KnownPod {
     /// Its namespace.
     pub fn namespace(&self) -> &Arc<str> {
         self.controller.namespace()
+    }
+
+    /// Both.
+    pub fn full_name(&self) -> Name {
+        Name { namespace: Arc::clone(self.namespace()), name: Arc::clone(&self.name) }
     }
 
     /// What it belongs to; a pod of nobody to itself.
@@ -165,7 +170,7 @@ impl Pods {
         let node = told.node.as_ref().map(|name| nodes.named(name));
         let controller = owners.of(told);
         let same = before.filter(|before| {
-            *before.name == *told.name.name
+            before.name == told.name.name
                 && (before.v4, before.v6) == (v4, v6)
                 && Arc::ptr_eq(&before.controller, &controller)
                 && before.node.as_ref().map(Arc::as_ptr) == node.as_ref().map(Arc::as_ptr)
@@ -173,7 +178,7 @@ impl Pods {
         same.cloned().unwrap_or_else(|| {
             Arc::new(KnownPod {
                 uid: told.uid,
-                name: (*told.name.name).into(),
+                name: Arc::clone(&told.name.name),
                 controller,
                 node,
                 v4,
@@ -236,8 +241,8 @@ impl Pods {
     }
 
     /// Namespaces and names of those that have not gone.
-    pub fn names(&self) -> impl Iterator<Item = (Arc<str>, Box<str>)> {
-        self.there().map(|pod| (Arc::clone(pod.namespace()), pod.name.clone()))
+    pub fn names(&self) -> impl Iterator<Item = Name> {
+        self.there().map(KnownPod::full_name)
     }
 
     /// The pod with this UID, also after it has gone.

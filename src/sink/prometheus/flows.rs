@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::names::{Names, Service, There};
 use super::summary::Summary;
 use super::top_pairs::TopPairs;
 use crate::clock;
+use crate::enrich::kubernetes::cluster::Known;
 use crate::flow::app::App;
 use crate::flow::measured::{LANES, NewRtts};
 use crate::flow::record::{Direction, Reason, Status};
@@ -51,6 +53,15 @@ impl Observations {
     }
 }
 
+impl std::ops::AddAssign for Observations {
+    fn add_assign(&mut self, other: Self) {
+        for (bucket, more) in self.buckets.iter_mut().zip(other.buckets) {
+            *bucket += more;
+        }
+        self.sum_seconds += other.sum_seconds;
+    }
+}
+
 /// Totals of one class, for all flows: those kept by sampling, scaled.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
@@ -73,12 +84,16 @@ pub struct FlowMetrics {
     pub pairs: TopPairs,
     /// Upper bounds of the latency buckets, seconds.
     pub latency_buckets: Vec<f64>,
-    /// Latencies of each kind and application protocol, as far as that was known.
-    pub latencies: HashMap<(Latency, Option<App>), Observations>,
+    /// Latencies of each kind, application protocol and service of `dst`, as far as these were known.
+    pub latencies: HashMap<(Latency, Option<App>, Service), Observations>,
     /// Flows that ended, by application protocol: those that carried payload.
     pub apps: HashMap<(App, Direction), f64>,
     /// TCP segments sent again.
-    pub retransmits: HashMap<Direction, f64>,
+    pub retransmits: HashMap<(Direction, Service), f64>,
+    /// TCP connections that were reset after they stood.
+    pub resets: HashMap<(Direction, Service), f64>,
+    /// In a Kubernetes cluster: what is counted by name.
+    pub names: Option<Names>,
     /// Flows that one kept flow stands for.
     pub weight: f64,
     /// From reading an event to its being visible here.
@@ -98,6 +113,8 @@ impl FlowMetrics {
             latencies: HashMap::new(),
             apps: HashMap::new(),
             retransmits: HashMap::new(),
+            resets: HashMap::new(),
+            names: None,
             weight: 1.0 / sampling_rate,
             processing: Summary::default(),
             delay: Summary::default(),
@@ -108,14 +125,38 @@ impl FlowMetrics {
         if self.weight == 1.0 { bytes } else { (bytes as f64 * self.weight).round() as u64 }
     }
 
-    fn observe_latencies(&mut self, update: &FlowUpdate) {
+    /// Counts by name, too: so many series of each metric.
+    #[must_use]
+    pub fn in_cluster(mut self, series: usize, per_pod: bool) -> Self {
+        self.names = Some(Names::new(series, per_pod));
+        self
+    }
+
+    /// Lets series go whose workloads and services are not there any more: they become `other`.
+    pub fn let_go(&mut self, there: &There, now: Instant) {
+        let Some(names) = &mut self.names else { return };
+        let (left, other) = names.let_go(there, now);
+        for service in left {
+            let (gone, other) = (Some(service), Some(other.clone()));
+            move_to(
+                &mut self.latencies,
+                |(_, _, service)| *service == gone,
+                |(kind, app, _)| (kind, app, other.clone()),
+            );
+            for counts in [&mut self.retransmits, &mut self.resets] {
+                move_to(counts, |(_, service)| *service == gone, |(direction, _)| (direction, other.clone()));
+            }
+        }
+    }
+
+    fn observe_latencies(&mut self, update: &FlowUpdate, service: &Service) {
         let app = update.flow.app.filter(|app| *app != App::Unknown);
         if let Some(us) = update.handshake_us {
-            let known = self.latencies.entry((Latency::Handshake, app)).or_default();
+            let known = self.latencies.entry((Latency::Handshake, app, service.clone())).or_default();
             known.observe(&self.latency_buckets, f64::from(us) / 1e6);
         }
         if update.rtts != NewRtts::default() {
-            let known = self.latencies.entry((Latency::Rtt, app)).or_default();
+            let known = self.latencies.entry((Latency::Rtt, app, service.clone())).or_default();
             // The kernel's last bucket is the twelfth, however many bounds there are.
             let beyond = self.latency_buckets.len();
             for (bucket, new) in update.rtts.buckets.iter().enumerate() {
@@ -124,15 +165,27 @@ impl FlowMetrics {
             known.sum_seconds += update.rtts.sum_us as f64 / 1e6;
         }
         if update.new_retransmits > 0 {
-            *self.retransmits.entry(update.flow.direction).or_default() +=
+            *self.retransmits.entry((update.flow.direction, service.clone())).or_default() +=
                 f64::from(update.new_retransmits) * self.weight;
         }
     }
 
     /// Counts updates whose events were read at `read_at`.
     pub fn apply(&mut self, updates: &[FlowUpdate], read_at: Instant) {
+        self.apply_known(updates, &[], read_at);
+    }
+
+    /// The same, with who is at their ends where that is known.
+    pub fn apply_known(&mut self, updates: &[FlowUpdate], known: &[[Known; 2]], read_at: Instant) {
+        let mut known = known.iter();
         for update in updates {
             let (flow, delta) = (&update.flow, &update.delta);
+            let (sent, received) = (self.scaled(delta.bytes_sent), self.scaled(delta.bytes_received));
+            let mut service = None;
+            if let (Some(ends), Some(names)) = (known.next(), &mut self.names) {
+                names.count(ends, flow.direction, sent + received);
+                service = names.service(&ends[1]);
+            }
             let class = (flow.key.protocol.label(), flow.direction);
             let totals = self.classes.entry(class).or_default();
             totals.packets += delta.packets() as f64 * self.weight;
@@ -146,15 +199,18 @@ impl FlowMetrics {
                     totals.active = (totals.active - self.weight).max(0.0);
                     let reason = flow.reason.filter(|_| flow.status == Status::Failed);
                     *self.ended.entry((class, reason)).or_default() += self.weight;
+                    if reason == Some(Reason::Reset) {
+                        *self.resets.entry((flow.direction, service.clone())).or_default() += self.weight;
+                    }
                     if let Some(app) = flow.app {
                         *self.apps.entry((app, flow.direction)).or_default() += self.weight;
                     }
                 }
             }
-            self.observe_latencies(update);
+            self.observe_latencies(update, &service);
             let (src, dst) = (flow.key.src.ip(), flow.key.dst.ip());
-            self.pairs.add((src, dst), self.scaled(delta.bytes_sent));
-            self.pairs.add((dst, src), self.scaled(delta.bytes_received));
+            self.pairs.add((src, dst), sent);
+            self.pairs.add((dst, src), received);
         }
         let (taken, now_ns) = (read_at.elapsed(), clock::monotonic_ns());
         let mut events = 0;
@@ -164,6 +220,20 @@ impl FlowMetrics {
         }
         if events > 0 {
             self.processing.observe(taken, events);
+        }
+    }
+}
+
+/// Adds what stands under some keys to what stands under others.
+fn move_to<K: Clone + Eq + std::hash::Hash, V: Default + std::ops::AddAssign>(
+    counts: &mut HashMap<K, V>,
+    which: impl Fn(&K) -> bool,
+    to: impl Fn(K) -> K,
+) {
+    let moved: Vec<K> = counts.keys().filter(|key| which(key)).cloned().collect();
+    for key in moved {
+        if let Some(count) = counts.remove(&key) {
+            *counts.entry(to(key)).or_default() += count;
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The Prometheus exporter: counts flow updates, reads the kernel side's counters when scraped, renders text.
 //!
-//! [`flows`] is fed by one task, batch by batch; [`render`] joins it with what the kernel side and the process
+//! [`flows`] is fed by one task, batch by batch, in a cluster by [`names`] too; [`render`] joins it with what the kernel side and the process
 //! say; [`http`] serves it together with health and readiness.
 
 pub mod flows;
 pub mod http;
 mod messages;
+pub mod names;
 pub mod process;
 pub mod readiness;
 pub mod render;

@@ -1,5 +1,6 @@
 //! From counts to the text format. Every metric has its description and unit where it is declared here.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::proto::{
@@ -10,12 +11,14 @@ use prometheus::{Encoder, TextEncoder};
 
 use super::flows::{FlowMetrics, Observations};
 use super::messages;
+use super::names::{Service, There};
 use super::process::Process;
 use super::summary::Summary;
 use super::units::Units;
 use crate::detect::Detector;
 use crate::detect::kind::Kind;
-use crate::enrich::Host;
+use crate::enrich::Directory;
+use crate::flow::record::Direction;
 use crate::kernel::stats::{DropCount, KernelStats, Outcome};
 
 /// Reads the kernel side's counters.
@@ -25,7 +28,7 @@ pub type ReadKernel = Arc<dyn Fn() -> Option<KernelStats> + Send + Sync>;
 pub struct Exporter {
     flows: Arc<Mutex<FlowMetrics>>,
     detector: Arc<Mutex<Detector>>,
-    names: Option<Arc<Host>>,
+    names: Directory,
     units: Mutex<Units>,
     kernel: ReadKernel,
     process: Mutex<Process>,
@@ -127,12 +130,19 @@ pub(super) fn histogram(pairs: &[(&str, &str)], bounds: &[f64], observed: &Obser
     metric
 }
 
+/// Labels of a service. Names of services are unique in a namespace only.
+fn of_service(service: &Service) -> [(&'static str, &str); 2] {
+    let (namespace, name) =
+        service.as_ref().map_or(("", ""), |service| (&*service.namespace, &*service.name));
+    [("dst_namespace", namespace), ("dst_service", name)]
+}
+
 impl Exporter {
     /// Joins what `flows` counts with what `kernel` reads. `proc` is the root of procfs.
     pub fn new(
         flows: Arc<Mutex<FlowMetrics>>,
         detector: Arc<Mutex<Detector>>,
-        names: Option<Arc<Host>>,
+        names: Directory,
         kernel: ReadKernel,
         proc: &str,
     ) -> Self {
@@ -155,25 +165,39 @@ impl Exporter {
     /// When the text can't be encoded.
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
         let mut page = Page(Vec::new());
+        self.let_go();
         self.flow_families(&mut page);
         if let Some(stats) = (self.kernel)() {
             self.kernel_families(&mut page, &stats);
             let weight = self.flows.lock().unwrap_or_else(PoisonError::into_inner).weight;
             messages::families(&mut page, &stats.messages, weight);
         }
-        if let Some(names) = &self.names {
+        if let Some(host) = &self.names.host {
             let (cap, weight) = {
                 let flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
                 (flows.pairs.cap(), flows.weight)
             };
             let mut units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
-            units.families(&mut page, names, cap, weight);
+            units.families(&mut page, host, cap, weight);
         }
         self.security_families(&mut page);
         self.own_families(&mut page);
         let mut text = Vec::with_capacity(64 * 1024);
         TextEncoder::new().encode(&page.0, &mut text)?;
         Ok(text)
+    }
+
+    /// Series of who has left the cluster go, once a minute.
+    fn let_go(&self) {
+        let Some(cluster) = &self.names.cluster else { return };
+        let flows = || self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = std::time::Instant::now();
+        let due = flows().names.as_ref().and_then(|names| names.is_due(now));
+        if let Some(pods) = due {
+            // Asked for before the lock is taken, which the collector waits for.
+            let there = There::ask(cluster, pods);
+            flows().let_go(&there, now);
+        }
     }
 
     fn flow_families(&self, page: &mut Page) {
@@ -188,7 +212,6 @@ impl Exporter {
             packets.push(sum(&pairs, totals.packets));
         }
         let mut ended = Vec::new();
-        let mut resets = Vec::new();
         for (((protocol, direction), reason), total) in &flows.ended {
             let (status, name) = reason.map_or(("ok", ""), |reason| ("failed", reason.name()));
             let pairs = [
@@ -198,9 +221,6 @@ impl Exporter {
                 ("reason", name),
             ];
             ended.push(sum(&pairs, *total));
-            if *reason == Some(crate::flow::record::Reason::Reset) {
-                resets.push(sum(&[("direction", direction.name()), ("dst_service", "")], *total));
-            }
         }
         let mut bytes: Vec<Metric> = flows
             .pairs
@@ -211,18 +231,22 @@ impl Exporter {
             .collect();
         bytes.push(count(&[("src_ip", "other"), ("dst_ip", "other")], flows.pairs.other()));
 
-        let latencies = flows.latencies.iter().map(|((kind, app), observed)| {
+        let latencies = flows.latencies.iter().map(|((kind, app, service), observed)| {
             let app = app.map_or("", crate::flow::app::App::name);
-            let pairs = [("kind", kind.name()), ("dst_service", ""), ("app_protocol", app)];
+            let [namespace, service] = of_service(service);
+            let pairs = [("kind", kind.name()), namespace, service, ("app_protocol", app)];
             histogram(&pairs, &flows.latency_buckets, observed)
         });
         let apps = flows.apps.iter().map(|((app, direction), total)| {
             sum(&[("app_protocol", app.name()), ("direction", direction.name())], *total)
         });
-        let retransmits = flows
-            .retransmits
-            .iter()
-            .map(|(direction, total)| sum(&[("direction", direction.name()), ("dst_service", "")], *total));
+        let by_service = |counts: &HashMap<(Direction, Service), f64>| {
+            let each = counts.iter().map(|((direction, service), total)| {
+                let [namespace, service] = of_service(service);
+                sum(&[("direction", direction.name()), namespace, service], *total)
+            });
+            each.collect::<Vec<_>>()
+        };
 
         page.gauge(
             "netmon_sampling_rate",
@@ -240,15 +264,22 @@ impl Exporter {
         page.counter(
             "netmon_tcp_retransmits_total",
             "TCP segments sent again, as seen here.",
-            retransmits.collect(),
+            by_service(&flows.retransmits),
         );
-        page.counter("netmon_tcp_resets_total", "TCP connections that were reset after they stood.", resets);
+        page.counter(
+            "netmon_tcp_resets_total",
+            "TCP connections that were reset after they stood.",
+            by_service(&flows.resets),
+        );
         page.counter("netmon_packets_total", "Packets as on the wire, each once.", packets);
         page.counter(
             "netmon_bytes_total",
             "Bytes as on the wire from src_ip to dst_ip, Ethernet header included; pairs beyond the cap are other.",
             bytes,
         );
+        if let Some(names) = &flows.names {
+            names.families(page);
+        }
         page.family(
             "netmon_latency_seconds",
             "TCP handshakes from SYN to the opener's ACK, and round trips of TCP segments and ICMP echoes, seconds.",

@@ -73,6 +73,21 @@ impl<K: Clone + Eq + Hash + Ord> TopPairs<K> {
         0
     }
 
+    /// Takes the places of these away.
+    pub fn let_go(&mut self, mut leaves: impl FnMut(&K) -> bool) {
+        let before = self.places.len();
+        let other = &mut self.other;
+        self.places.retain(|pair, place| {
+            let leaves = leaves(pair);
+            *other += if leaves { place.counted } else { 0 };
+            !leaves
+        });
+        if self.places.len() < before {
+            let ranks = self.places.iter().map(|(pair, place)| Reverse((place.rank, pair.clone())));
+            self.lightest = ranks.collect();
+        }
+    }
+
     /// Pairs and their bytes.
     pub fn pairs(&self) -> impl Iterator<Item = (&K, u64)> {
         self.places.iter().map(|(pair, place)| (pair, place.counted))
