@@ -257,8 +257,9 @@ impl Services {
         found.all(|other| other.pod == first.pod).then_some(first)
     }
 
-    /// Services that there are.
+    /// Services that there are, those that only slices tell of included.
     pub fn names(&self) -> impl Iterator<Item = &Arc<Name>> {
-        self.fronts.values().map(|front| &front.name)
+        let of_slices = self.slices.values().filter_map(|slice| slice.backs.as_ref());
+        self.fronts.values().map(|front| &front.name).chain(of_slices.map(|backs| &backs.service))
     }
 }
