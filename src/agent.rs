@@ -18,10 +18,11 @@ use crate::api::{self, Source, Which};
 use crate::clock::{self, WallClock};
 use crate::collector::{Collector, Handle, Part, Settings};
 use crate::config::cli::Mode;
-use crate::config::{Attach, Config, Precision, Switch, TimestampSource, TransportChoice};
+use crate::config::{Attach, Config, Precision, Switch, TimestampSource, TransportChoice, WatchScope};
 use crate::detect::alert::AlertRecord;
 use crate::detect::{self, Detector, services};
-use crate::enrich::kubernetes::{Cluster, cluster};
+use crate::enrich::kubernetes::object::Watched;
+use crate::enrich::kubernetes::{Cluster, Link, cluster, link};
 use crate::enrich::{Directory, name_sockets};
 use crate::flow::cidr::Cidr;
 use crate::flow::present::Presenter;
@@ -35,6 +36,7 @@ use crate::kernel::object::{Features, LookInto, MessageFeatures, Object, Options
 use crate::kernel::stats::DropStats;
 use crate::sink::feed::{self, Feed};
 use crate::sink::history::{self, History};
+use crate::sink::kubernetes_events::{Events, Limits, Sign};
 use crate::sink::prometheus::{Exporter, FlowMetrics, Readiness, http};
 
 /// Time that shutting down may take.
@@ -58,6 +60,7 @@ struct State {
     folds: bool,
     names: Directory,
     _named: Option<Named>,
+    link: Option<Arc<Link>>,
 }
 
 /// Runs until `stop` is over.
@@ -154,6 +157,11 @@ pub async fn run(
         batch_size,
         fold_every,
     );
+    let link = directory.cluster.clone().map(|cluster| {
+        let latch = readiness.latch("the pods of this node from the Kubernetes API server");
+        let watched: Arc<dyn Watched> = cluster;
+        Arc::new(Link::start(&config.kubernetes, &watched, move || latch.release()))
+    });
     let mut collector = Collector::start(object, &settings, Box::new(feed)).context("start the collector")?;
 
     let state = Arc::new(State {
@@ -169,6 +177,7 @@ pub async fn run(
         folds: config.flow.aggregation,
         names: directory.clone(),
         _named: named,
+        link: link.clone(),
     });
 
     let (over, ending) = watch::channel(());
@@ -189,13 +198,14 @@ pub async fn run(
         let listener = http::listen(address, config.export.prometheus.port).await?;
         tracing::info!(address = %listener.local_addr().context("ask for the metrics port")?, "serving metrics");
         let handle = collector.handle();
-        let exporter =
-            Arc::new(Exporter::new(metrics, detector, directory, Arc::new(move || handle.stats()), "/proc"));
+        let exporter = Exporter::new(metrics, detector, directory, Arc::new(move || handle.stats()), "/proc");
+        let exporter = Arc::new(exporter.with_kubernetes(link.clone()));
         servers.push(tokio::spawn(http::serve(listener, exporter, readiness.clone(), ended())));
     }
     tracing::info!(socket = %config.api.socket, "serving netmon-cli");
     servers.push(tokio::spawn(api::server::serve(socket, Arc::clone(&state), ended())));
 
+    let telling = link.filter(|_| config.kubernetes.events).map(|link| tell_events(&link, &state));
     let following = follow_interfaces(&config, &collector.handle(), &readiness)?;
     tokio::select! {
         () = stop => {}
@@ -205,6 +215,7 @@ pub async fn run(
     tracing::info!("stopping");
     crate::service::stopping();
     following.abort();
+    telling.inspect(JoinHandle::abort);
     let interfaces = u32::try_from(state.collector.interface_names().len()).unwrap_or(u32::MAX);
     let deadline = SHUTDOWN + DETACH.saturating_mul(interfaces);
     // The collector tells the last of every flow; then the servers may go.
@@ -228,8 +239,9 @@ pub async fn run(
 }
 
 fn cluster_settings(config: &Config) -> cluster::Settings {
-    let node = Some(config.kubernetes.node_name.as_str()).filter(|name| !name.is_empty());
-    cluster::Settings { node: node.map(Arc::from), whole: true, clock: WallClock::now }
+    let (node, _) = link::node_name(&config.kubernetes.node_name);
+    let whole = config.kubernetes.scope == WatchScope::Cluster;
+    cluster::Settings { node: Some(node.into()), whole, clock: WallClock::now }
 }
 
 fn features(config: &Config) -> Features {
@@ -292,6 +304,25 @@ fn follow_interfaces(config: &Config, collector: &Handle, readiness: &Readiness)
             }
         }
     }))
+}
+
+/// Tells alerts and interfaces that can't be attached to as Kubernetes Events.
+fn tell_events(link: &Link, state: &State) -> JoinHandle<()> {
+    let (detector, collector, names) =
+        (Arc::clone(&state.detector), state.collector.clone(), state.names.clone());
+    let alerts = move || {
+        let alerts = detector.lock().unwrap_or_else(PoisonError::into_inner).alerts.newest_first();
+        alerts.iter().map(|alert| Sign::of_alert(alert, Some(&names))).collect()
+    };
+    let interfaces = move || {
+        let report = collector.report();
+        let failed = report.iter().flat_map(|report| &report.watched).filter_map(|watched| {
+            watched.attached.as_ref().err().map(|error| (watched.name.clone(), error.clone()))
+        });
+        failed.collect()
+    };
+    let events = Events::new(link.access(), link.own_pods(), link.node(), link.events(), Limits::default());
+    tokio::spawn(events.run(alerts, interfaces))
 }
 
 fn notes(report: &crate::collector::handle::Report, sampling_rate: f64) -> Vec<String> {
@@ -358,6 +389,8 @@ impl Source for State {
             || vec!["the collector does not answer".into()],
             |report| notes(report, self.sampling_rate),
         );
+        let kubernetes = self.link.as_ref().map(|link| link.status());
+        notes.extend(kubernetes.iter().flat_map(|kubernetes| kubernetes.notes()));
         notes.push("loopback traffic is not watched unless `lo` is named in capture.interfaces".into());
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -373,6 +406,7 @@ impl Source for State {
             transport: report.as_ref().map_or("none", |report| report.transport.name()).into(),
             sampling_rate: self.sampling_rate,
             interfaces: interfaces.collect(),
+            kubernetes,
             accounting: Accounting::of(&stats, held),
             kernel_stats: stats,
             notes,

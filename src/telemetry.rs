@@ -14,7 +14,8 @@ use crate::config::{Log, LogFormat, LogLevel};
 pub struct LogHandle(reload::Handle<EnvFilter, Registry>);
 
 fn filter(level: LogLevel) -> EnvFilter {
-    EnvFilter::new(level.name())
+    // It calls each refusal an error; whoever asks says what became of it.
+    EnvFilter::new(format!("{},kube_client=off", level.name()))
 }
 
 impl LogHandle {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::enrich::kubernetes::progress::KubernetesStatus;
 use crate::flow::update::Flow;
 use crate::kernel::stats::{KernelStats, Outcome};
 
@@ -85,6 +86,8 @@ pub struct Status {
     pub sampling_rate: f64,
     /// Interfaces.
     pub interfaces: Vec<InterfaceStatus>,
+    /// The link to a cluster; `null` outside of Kubernetes.
+    pub kubernetes: Option<KubernetesStatus>,
     /// The books.
     pub accounting: Accounting,
     /// Everything that the kernel side counts.

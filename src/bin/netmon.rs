@@ -52,7 +52,7 @@ fn start(arguments: &Arguments) -> Result<()> {
         .enable_all()
         .build()
         .context("start the worker threads")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
         let stop = async move {
@@ -62,5 +62,8 @@ fn start(arguments: &Arguments) -> Result<()> {
             }
         };
         netmon::agent::run(config, arguments.mode, arguments.config.as_deref(), stop).await
-    })
+    });
+    // A name that is being resolved can't be called back.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    ended
 }

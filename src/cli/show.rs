@@ -14,6 +14,7 @@ use super::why::Answer;
 use crate::api::status::{FlowStats, Status};
 use crate::detect::alert::AlertRecord;
 use crate::detect::kind::Kind;
+use crate::enrich::kubernetes::progress::KubernetesStatus;
 use crate::flow::messages::Times;
 use crate::flow::record::FlowRecord;
 use crate::kernel::messages::{CLASSES, DnsTotals, HttpServer, HttpTotals};
@@ -146,6 +147,15 @@ pub fn status(status: &Status, output: Output) -> Result<()> {
         books.flow_packets,
         bytes(books.flow_bytes)
     ));
+    if let Some(kubernetes) = &status.kubernetes {
+        lines.push(format!(
+            "kubernetes {}, scope {}, node {} (from {})",
+            kubernetes.server.as_deref().unwrap_or("no way to an API server is known"),
+            kubernetes.scope,
+            kubernetes.node,
+            kubernetes.node_from
+        ));
+    }
     lines.extend(status.notes.iter().map(|note| format!("note       {note}")));
     print(&lines.join("\n"))?;
     let mut table = tables::table(&["INTERFACE", "INDEX", "ATTACHED", "PROBLEM"]);
@@ -157,7 +167,26 @@ pub fn status(status: &Status, output: Output) -> Result<()> {
             interface.error.clone().unwrap_or_default(),
         ]);
     }
-    print(&format!("\n{table}"))
+    print(&format!("\n{table}"))?;
+    status.kubernetes.as_ref().map_or(Ok(()), watches)
+}
+
+/// The watches of the API server.
+fn watches(kubernetes: &KubernetesStatus) -> Result<()> {
+    let time = |time: Option<jiff::Timestamp>| {
+        time.map_or_else(|| "-".into(), |time| time.strftime("%F %T").to_string())
+    };
+    let mut table = tables::table(&["KUBERNETES", "SYNCED SINCE", "OBJECTS", "LAST WORD", "PROBLEM"]);
+    for watch in &kubernetes.watches {
+        table.add_row([
+            watch.kind.clone(),
+            time(watch.synced_since),
+            watch.objects.to_string(),
+            time(watch.last_word),
+            watch.error.clone().unwrap_or_default(),
+        ]);
+    }
+    print(&format!("\n{table}\ntimes are UTC"))
 }
 
 /// `stats flows`

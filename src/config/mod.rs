@@ -76,6 +76,15 @@ choice!(
     }
 );
 choice!(
+    /// Whose pods are watched.
+    WatchScope {
+        /// All of the cluster.
+        Cluster,
+        /// Those of the own node.
+        Node,
+    }
+);
+choice!(
     /// How much is logged.
     LogLevel {
         /// Data was lost or someone must act.
@@ -250,8 +259,10 @@ section!(
     Kubernetes {
         enabled: Switch = "On, off or auto.",
         node_name: String = "Own node; empty = asked from the surroundings.",
+        scope: WatchScope = "Whose pods are watched.",
         #[serde(with = "values::millis")]
         resync: Duration = "Full comparison with the API server.",
+        events: bool = "Tell alerts and failures to attach as Kubernetes Events.",
     }
 );
 section!(

@@ -181,7 +181,14 @@ pub const KEYS: &[Key] = &[
     key("features.nat.enabled", Kind::Bool, "true", "join both addresses of translated conversations (NAT)"),
     key("kubernetes.enabled", Kind::Choice(&["auto", "true", "false"]), "auto", "name pods and services"),
     key("kubernetes.node_name", Kind::Text, "\"\"", "own node; empty = ask the surroundings"),
+    key(
+        "kubernetes.scope",
+        Kind::Choice(&["cluster", "node"]),
+        "cluster",
+        "whose pods are watched: all, or those of the own node",
+    ),
     key("kubernetes.resync", Kind::Duration(1000), "10m", "full comparison with the API server"),
+    key("kubernetes.events", Kind::Bool, "true", "tell alerts and failures to attach as Kubernetes Events"),
     key("resources.memory_limit", Kind::Size, "1Gi", "memory of agent and kernel maps"),
     key("resources.cpu_limit", Kind::Cores, "\"2\"", "cores"),
     key(
@@ -213,6 +220,7 @@ pub const SHORT_NAMES: &[(&str, &str)] = &[
     ("NETMON_BATCH_SIZE", "performance.batch_size"),
     ("NETMON_LATENCY_PRECISION", "features.latency_tracking.precision"),
     ("NETMON_TIMESTAMP_SOURCE", "capture.timestamp_source"),
+    ("NETMON_NODE_NAME", "kubernetes.node_name"),
 ];
 
 /// The key of a path or of an alias.

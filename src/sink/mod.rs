@@ -2,4 +2,5 @@
 
 pub mod feed;
 pub mod history;
+pub mod kubernetes_events;
 pub mod prometheus;

@@ -38,13 +38,26 @@ impl<'a> Agent<'a> {
         Self::start_after(net, namespace, config, "true")
     }
 
+    /// Starts it in Kubernetes mode and does not wait for it.
+    pub fn launch_kubernetes(
+        net: &'a Net,
+        namespace: &str,
+        kubeconfig: &std::path::Path,
+        config: &str,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let before = format!("export KUBECONFIG={}", kubeconfig.display());
+        let child = Self::launch(net, namespace, &folder, config, &before, "--mode kubernetes");
+        Self { net, namespace: namespace.into(), folder, child }
+    }
+
     /// The same, after a command line that sees the agent's own mounts.
     pub fn start_after(net: &'a Net, namespace: &str, config: &str, before: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut agent = Self {
             net,
             namespace: namespace.into(),
-            child: Self::launch(net, namespace, &folder, config, before),
+            child: Self::launch(net, namespace, &folder, config, before, ""),
             folder,
         };
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -66,14 +79,25 @@ impl<'a> Agent<'a> {
         agent
     }
 
-    fn launch(net: &Net, namespace: &str, folder: &tempfile::TempDir, config: &str, before: &str) -> Child {
+    fn launch(
+        net: &Net,
+        namespace: &str,
+        folder: &tempfile::TempDir,
+        config: &str,
+        before: &str,
+        arguments: &str,
+    ) -> Child {
         let file = folder.path().join("netmon.yaml");
         let socket = folder.path().join("netmon.sock");
         std::fs::write(&file, format!("{config}\napi: {{ socket: {} }}\n", socket.display())).unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         Command::new("ip")
             .args(["netns", "exec", &net.name(namespace), "sh", "-c"])
-            .arg(format!("{before} && exec {} --config {}", env!("CARGO_BIN_EXE_netmon"), file.display()))
+            .arg(format!(
+                "{before} && exec {} --config {} {arguments}",
+                env!("CARGO_BIN_EXE_netmon"),
+                file.display()
+            ))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -96,15 +120,25 @@ impl<'a> Agent<'a> {
 
     /// netmon-cli with JSON output.
     pub fn cli(&self, arguments: &[&str]) -> Value {
-        let output = Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
+        let output = self.command(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The same; `None` when it fails, as it does until the agent listens.
+    pub fn try_cli(&self, arguments: &[&str]) -> Option<Value> {
+        let output = self.command(arguments);
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+    }
+
+    fn command(&self, arguments: &[&str]) -> std::process::Output {
+        Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
             .arg("--socket")
             .arg(self.socket())
             .args(["--output", "json"])
             .args(arguments)
             .output()
-            .unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
+            .unwrap()
     }
 
     pub fn flows(&self, filters: &[&str]) -> Vec<Value> {

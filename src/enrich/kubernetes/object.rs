@@ -65,7 +65,7 @@ pub struct Pod {
     /// `status.startTime`.
     pub started: Option<Timestamp>,
     /// When it gave its addresses back: it succeeded or failed (the last `finishedAt` of its containers). Where none of them says,
-    /// the time of hearing: never `None` for a pod that has succeeded or failed.
+    /// when its conditions turned last, else the time of hearing: never `None` for a pod that has succeeded or failed.
     pub ended: Option<Timestamp>,
     /// Ids of its containers without the scheme (`containerd://`), and their names.
     pub containers: Vec<(Arc<str>, Arc<str>)>,

@@ -13,6 +13,7 @@ pub mod render;
 pub mod summary;
 pub mod top_pairs;
 mod units;
+mod watches;
 
 pub use flows::FlowMetrics;
 pub use readiness::{Latch, Readiness};

@@ -15,9 +15,11 @@ use super::names::{Service, There};
 use super::process::Process;
 use super::summary::Summary;
 use super::units::Units;
+use super::watches;
 use crate::detect::Detector;
 use crate::detect::kind::Kind;
 use crate::enrich::Directory;
+use crate::enrich::kubernetes::Link;
 use crate::flow::record::Direction;
 use crate::kernel::stats::{DropCount, KernelStats, Outcome};
 
@@ -34,6 +36,7 @@ pub struct Exporter {
     process: Mutex<Process>,
     last_ebpf: Mutex<Option<(std::time::Instant, f64)>>,
     started_seconds: f64,
+    kubernetes: Option<Arc<Link>>,
 }
 
 pub(super) struct Page(Vec<MetricFamily>);
@@ -156,7 +159,13 @@ impl Exporter {
             process: Mutex::new(Process::new(proc)),
             last_ebpf: Mutex::new(None),
             started_seconds: now.as_secs_f64(),
+            kubernetes: None,
         }
+    }
+
+    /// Tells how the link to a cluster fares, too.
+    pub fn with_kubernetes(self, kubernetes: Option<Arc<Link>>) -> Self {
+        Self { kubernetes, ..self }
     }
 
     /// The page. Blocking: asks the collector.
@@ -179,6 +188,9 @@ impl Exporter {
             };
             let mut units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
             units.families(&mut page, host, cap, weight);
+        }
+        if let Some(link) = &self.kubernetes {
+            watches::families(&mut page, link);
         }
         self.security_families(&mut page);
         self.own_families(&mut page);

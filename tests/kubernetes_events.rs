@@ -1,0 +1,205 @@
+//! Alerts and failures to attach as Kubernetes Events, against a server that takes them or does not.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::agent::Agent;
+use common::apiserver::{ApiServer, Fault, Request, pod, recorded, status};
+use common::net::Net;
+use netmon::clock::monotonic_ns;
+use netmon::enrich::kubernetes::access::{Access, Failure, Reason};
+use netmon::enrich::kubernetes::progress::EventCounts;
+use netmon::enrich::kubernetes::watch::OwnPods;
+use netmon::sink::kubernetes_events::{Events, Limits, Sign};
+use serde_json::Value;
+
+/// What is told to a server.
+struct Teller {
+    server: ApiServer,
+    events: Events,
+    counts: Arc<EventCounts>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Teller {
+    fn new(limits: Limits) -> Self {
+        let server = ApiServer::start();
+        let access = Arc::new(Access::new(Some(server.kubeconfig()), Duration::from_secs(5)));
+        let counts = Arc::new(EventCounts::default());
+        let own = Arc::new(OwnPods::default());
+        let events = Events::new(access, own, "node-a", Arc::clone(&counts), limits);
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        Self { server, events, counts, runtime }
+    }
+
+    fn look(&mut self, signs: &[Sign]) -> Result<(), Failure> {
+        self.runtime.block_on(self.events.look(signs.to_vec()))
+    }
+
+    /// What came: verb, path, object.
+    fn came(&self) -> Vec<(&'static str, String, Value)> {
+        let told = |request: Request| {
+            (request.verb(), request.path.clone(), serde_json::from_str(&request.body).unwrap())
+        };
+        self.server.requests().into_iter().map(told).collect()
+    }
+
+    fn outcomes(&self) -> [u64; 3] {
+        self.counts.outcomes().map(|(_, count)| count)
+    }
+}
+
+fn limits() -> Limits {
+    Limits { burst: 3, refill: Duration::from_secs(3600), series: Duration::ZERO }
+}
+
+fn sign(key: &str) -> Sign {
+    let now = monotonic_ns();
+    Sign {
+        key: key.into(),
+        first_ns: now,
+        last_ns: now,
+        reason: "PortScan".into(),
+        action: "Detect",
+        harmless: false,
+        note: "10.1.0.9 tried about 40 tcp ports of 10.1.0.1".into(),
+        addresses: vec!["10.1.0.9".parse().unwrap()],
+    }
+}
+
+#[test]
+fn a_thing_that_goes_on_is_one_event_with_a_series() {
+    let mut teller = Teller::new(limits());
+    let mut sign = sign("9f2c");
+    for _ in 0..3 {
+        teller.look(std::slice::from_ref(&sign)).unwrap();
+    }
+    let came = teller.came();
+    assert_eq!(came.len(), 1, "what says nothing new is not told: {came:#?}");
+    let (verb, path, event) = &came[0];
+    assert_eq!((*verb, path.as_str()), ("create", "/apis/events.k8s.io/v1/namespaces/default/events"));
+    for (field, value) in [
+        ("reason", "PortScan"),
+        ("action", "Detect"),
+        ("type", "Warning"),
+        ("reportingController", "netmon"),
+        ("reportingInstance", "node-a"),
+    ] {
+        assert_eq!(event[field], value, "{field}");
+    }
+    assert_eq!(
+        (&event["regarding"]["kind"], &event["regarding"]["name"]),
+        (&"Node".into(), &"node-a".into())
+    );
+    // The server reads microseconds and nothing else.
+    let time = event["eventTime"].as_str().unwrap();
+    assert!(time.len() == "2026-11-25T00:00:00.000000Z".len() && time.ends_with('Z'), "{time}");
+
+    sign.last_ns += 1_000_000;
+    teller.look(std::slice::from_ref(&sign)).unwrap();
+    let (verb, path, patch) = teller.came().pop().unwrap();
+    assert_eq!(verb, "patch");
+    assert!(path.ends_with(event["metadata"]["name"].as_str().unwrap()), "{path}");
+    assert_eq!(patch["series"]["count"], 2);
+    assert_eq!(teller.outcomes(), [2, 0, 0]);
+    // The same thing another time is another Event.
+    sign.first_ns += 1_000_000_000;
+    teller.look(&[sign]).unwrap();
+    assert_eq!(teller.came().pop().unwrap().0, "create");
+}
+
+#[test]
+fn a_storm_is_held_back_and_counted() {
+    let mut teller = Teller::new(limits());
+    let storm: Vec<Sign> = (0..50).map(|n| sign(&format!("{n:04x}"))).collect();
+    for _ in 0..3 {
+        teller.look(&storm).unwrap();
+    }
+    assert_eq!(teller.came().len(), 3);
+    assert_eq!(teller.outcomes(), [3, 0, 47]);
+}
+
+#[test]
+fn a_missing_right_is_named_and_what_failed_is_told_later() {
+    let mut teller = Teller::new(limits());
+    let forbidden = recorded("list-403.json");
+    teller.server.fault(2, Fault::Answer(403, String::new(), forbidden), |_| true);
+    for failed in 1..=2 {
+        let failure = teller.look(&[sign("9f2c"), sign("0001")]).unwrap_err();
+        assert_eq!((failure.reason, teller.outcomes()), (Reason::Forbidden, [0, failed, 0]));
+    }
+    assert!(teller.counts.trouble().unwrap().contains("create and patch on events.events.k8s.io"));
+    teller.look(&[sign("9f2c"), sign("0001")]).unwrap();
+    assert_eq!(teller.outcomes(), [2, 2, 0]);
+    assert_eq!(teller.counts.trouble(), None);
+}
+
+#[test]
+fn an_event_that_the_server_refuses_does_not_stand_in_the_way_of_others() {
+    let mut teller = Teller::new(limits());
+    let invalid = status(422, "Invalid", "Event is invalid: note: can have at most 1024 bytes");
+    teller.server.fault(1, Fault::Answer(422, String::new(), invalid), |_| true);
+    let signs = [sign("9f2c"), sign("0001")];
+    teller.look(&signs).unwrap_err();
+    teller.look(&signs).unwrap();
+    teller.look(&signs).unwrap();
+    assert_eq!((teller.came().len(), teller.outcomes()), (2, [1, 1, 0]));
+}
+
+#[test]
+fn an_event_that_the_server_forgot_is_told_anew() {
+    let mut teller = Teller::new(limits());
+    let mut sign = sign("9f2c");
+    teller.look(std::slice::from_ref(&sign)).unwrap();
+    sign.last_ns += 1_000_000;
+    let forgotten = status(404, "NotFound", "events.events.k8s.io not found");
+    teller.server.fault(1, Fault::Answer(404, String::new(), forgotten), |_| true);
+    teller.look(std::slice::from_ref(&sign)).unwrap();
+    teller.look(&[sign]).unwrap();
+    let verbs: Vec<&str> = teller.came().into_iter().map(|(verb, ..)| verb).collect();
+    assert_eq!(verbs, ["create", "patch", "create"]);
+}
+
+#[test]
+fn a_long_note_and_an_odd_interface_are_made_to_fit() {
+    let mut teller = Teller::new(limits());
+    teller.look(&[Sign::of_interface("Veth:1@x", &"é".repeat(2000))]).unwrap();
+    let (_, _, event) = teller.came().pop().unwrap();
+    assert!((1000..=1024).contains(&event["note"].as_str().unwrap().len()));
+    let name = event["metadata"]["name"].as_str().unwrap();
+    assert!(name.starts_with("netmon.attach-veth-1-x."), "{name}");
+    assert_eq!(event["reason"], "AttachFailed");
+}
+
+#[test]
+fn a_port_scan_becomes_an_event_of_the_pod_that_scans() {
+    let net = Net::new(&["a", "b"]);
+    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    let server = net.inside("a", ApiServer::start);
+    server.put("pods", pod("scanner", "node-a", "10.1.0.2"));
+    let agent =
+        Agent::launch_kubernetes(&net, "a", &server.kubeconfig(), "kubernetes: { node_name: node-a }");
+    agent.wait("it is ready", 60, |agent| {
+        agent.try_cli(&["status"]).is_some_and(|status| status["ready"] == true)
+    });
+    net.exec("b", "nmap -n -Pn -sS -T5 --max-retries 0 -p 1-200 10.1.0.1");
+    let events = || -> Vec<Value> {
+        let created = server.requests().into_iter().filter(|request| request.verb() == "create");
+        created.map(|request| serde_json::from_str(&request.body).unwrap()).collect()
+    };
+    agent.wait("the scan is told", 60, |_| events().iter().any(|event| event["reason"] == "PortScan"));
+    let event = events().into_iter().find(|event| event["reason"] == "PortScan").unwrap();
+    let regarding = &event["regarding"];
+    assert_eq!(
+        (regarding["kind"].as_str(), regarding["namespace"].as_str(), regarding["name"].as_str()),
+        (Some("Pod"), Some("shop"), Some("scanner"))
+    );
+    assert_eq!(event["metadata"]["namespace"], "shop");
+    agent.wait("it is counted", 60, |agent| {
+        agent.metrics().sum("netmon_kubernetes_events_total", &["outcome=\"sent\""]) >= 1.0
+    });
+    agent.stop();
+}
