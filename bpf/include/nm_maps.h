@@ -206,6 +206,7 @@ struct nm_scratch {
 	u32 vni;
 	u32 pad;
 	u8 message[NM_MESSAGE_BYTES];
+	struct nm_dns_name name;
 };
 
 struct {
@@ -234,6 +235,7 @@ const volatile u64 nm_hash_keys[2 + 2 * NM_HASH_WORDS] __weak; /* random, this r
 const volatile u32 nm_transport __weak;			       /* enum nm_transport */
 const volatile u32 nm_features __weak;			       /* NM_FEATURE_, or-ed */
 const volatile u32 nm_nat __weak;			       /* whether translated conversations are joined */
+const volatile u32 nm_ask_conntrack __weak;		       /* whether the kernel has bpf_skb_ct_lookup */
 const volatile u32 nm_decapsulate __weak;		       /* NM_TUNNEL_, or-ed */
 const volatile u32 nm_bounds_us[NM_LANES - 1] __weak;	       /* upper bounds of the lanes; what is unused is ~0 */
 

@@ -98,14 +98,20 @@ NM_GLOBAL u32 nm_dns_question(u32 bytes)
 	return 0;
 }
 
+/* By way of nm_scratch: the stack is short. */
 static __always_inline void nm_dns_keep_name(struct __sk_buff *skb, u64 tag, u32 offset, u32 name_bytes)
 {
-	struct nm_dns_name name = {};
+	struct nm_scratch *scratch = nm_in_hand();
+	struct nm_dns_name *name;
 
+	if (!scratch)
+		return;
+	name = &scratch->name;
+	__builtin_memset(name, 0, sizeof(*name));
 	if (name_bytes > NM_DNS_NAME_BYTES)
 		name_bytes = NM_DNS_NAME_BYTES;
-	if (name_bytes && !bpf_skb_load_bytes(skb, offset, name.wire, name_bytes))
-		bpf_map_update_elem(&nm_dns_names, &tag, &name, BPF_ANY);
+	if (name_bytes && nm_load_some(skb, offset, name->wire, name_bytes, NM_DNS_NAME_BYTES))
+		bpf_map_update_elem(&nm_dns_names, &tag, name, BPF_ANY);
 }
 
 /* The message in hand asks. */

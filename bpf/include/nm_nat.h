@@ -64,6 +64,7 @@ struct bpf_ct_opts___nm {
 	u8 reserved[2];
 };
 
+/* Called with nm_ask_conntrack only: until 6.4 a program can't ask for a module's function (bpf_ksym_exists), but call it. */
 extern struct nf_conn *bpf_skb_ct_lookup(struct __sk_buff *skb, struct bpf_sock_tuple *tuple, u32 tuple__sz,
 					 struct bpf_ct_opts___nm *opts, u32 opts__sz) __ksym __weak;
 extern void bpf_ct_release(struct nf_conn *entry) __ksym __weak;
@@ -162,9 +163,8 @@ NM_GLOBAL int nm_ask(struct __sk_buff *skb, u64 tag, u32 hook)
 		entry = nm_own_entry(skb);
 	if (entry) {
 		answer = nm_read_entry(entry, p, before, after);
-	} else if (bpf_ksym_exists(bpf_skb_ct_lookup) && bpf_ksym_exists(bpf_ct_release) &&
-		   (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP) && nm_control.ask_in &&
-		   (p->tcp_flags & (NM_TCP_SYN | NM_TCP_ACK)) != NM_TCP_SYN) {
+	} else if (nm_ask_conntrack && (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP) &&
+		   nm_control.ask_in && (p->tcp_flags & (NM_TCP_SYN | NM_TCP_ACK)) != NM_TCP_SYN) {
 		/* Whoever begins is not known yet. The other way in the entry is missed only by what was met halfway. */
 		entry = nm_look_up(skb, p);
 		if (!entry)

@@ -12,15 +12,6 @@
 
 #define NM_TLS_ASKED 24 /* extensions of a client's hello that are looked at; one that has more tells nothing */
 
-/* Reads `length` bytes, 1 to `most`, a power of two. */
-#define nm_tls_load(skb, offset, to, length, most)                                 \
-	({                                                                         \
-		u32 _n = length;                                                   \
-                                                                                   \
-		barrier_var(_n);                                                   \
-		!bpf_skb_load_bytes(skb, offset, to, ((_n - 1) & ((most)-1)) + 1); \
-	})
-
 /* The names are gathered in nm_scratch.message, which only DNS uses: the stack is short. */
 _Static_assert(sizeof(struct nm_tls_name) <= NM_MESSAGE_BYTES, "room for it");
 _Static_assert(!(__builtin_offsetof(struct nm_scratch, message) % _Alignof(struct nm_tls_name)), "aligned");
@@ -52,7 +43,7 @@ NM_GLOBAL int nm_tls_asked(struct __sk_buff *skb, u32 at, u32 end)
 			return 0;
 		length = nm_half(head, 3);
 		if (nm_half(head, 0) + 2 == bytes && !head[2] && length + 5 == bytes && length <= NM_SNI_BYTES &&
-		    nm_tls_load(skb, base + at + 5, name->sni, length, NM_SNI_BYTES))
+		    nm_load_some(skb, base + at + 5, name->sni, length, NM_SNI_BYTES))
 			name->sni_bytes = length;
 	} else if (type == 16 && bytes > 3) {
 		if (bpf_skb_load_bytes(skb, base + at, head, 3))
@@ -64,7 +55,7 @@ NM_GLOBAL int nm_tls_asked(struct __sk_buff *skb, u32 at, u32 end)
 		if (length + 3 < bytes && (bpf_skb_load_bytes(skb, base + at + 3 + length, head, 1) || !head[0] ||
 					   length + 4 + head[0] > bytes))
 			return at + bytes;
-		if (nm_tls_load(skb, base + at + 3, name->alpn, length, NM_ALPN_BYTES))
+		if (nm_load_some(skb, base + at + 3, name->alpn, length, NM_ALPN_BYTES))
 			name->alpn_bytes = length;
 	}
 	return at + bytes;

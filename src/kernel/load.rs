@@ -8,6 +8,7 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, OpenObject};
 use thiserror::Error;
 
+use super::conntrack::Conntrack;
 use super::decode;
 use super::drops::{self, Drops, Watch};
 use super::object::{Features, GRACE_ENTRY, NO_TABLE, Object, Options, Transport};
@@ -166,7 +167,8 @@ fn load_with(
         .map_err(|source| LoadError::Step { what: "create a flow table", source })?;
     open.maps.nm_tables.set_inner_map_fd(inner.fd()).map_err(step("set the inner map"))?;
 
-    set_constants(&mut open, &features, transport, drops)?;
+    let conntrack = Conntrack::probe();
+    set_constants(&mut open, &features, transport, drops, conntrack)?;
     open.progs.nm_empty.set_autoload(options.bench);
     open.progs.nm_bench_empty.set_autoload(options.bench);
     open.progs.nm_bench_flows.set_autoload(options.bench);
@@ -197,7 +199,6 @@ fn load_with(
             }
         }
     }
-    let conntrack = has_conntrack();
     let object = Object { skel, transport, features, conntrack, drops: watch, left_out };
     object
         .install(GRACE_ENTRY, &inner)
@@ -211,6 +212,7 @@ fn set_constants(
     features: &Features,
     transport: Transport,
     drops: Option<&Drops>,
+    conntrack: Conntrack,
 ) -> Result<(), LoadError> {
     let Some(rodata) = open.maps.rodata_data.as_deref_mut() else { return Ok(()) };
     let mut keys = vec![0u8; size_of_val(&rodata.nm_hash_keys)];
@@ -222,6 +224,7 @@ fn set_constants(
     }
     rodata.nm_features = features.bits();
     rodata.nm_nat = u32::from(features.nat);
+    rodata.nm_ask_conntrack = u32::from(conntrack.lookup);
     rodata.nm_apps = features.protocols.iter().fold(0, |set, app| set | 1 << decode::app_number(*app));
     rodata.nm_bounds_us = [u32::MAX; LANES - 1];
     for (bound, us) in rodata.nm_bounds_us.iter_mut().zip(&features.bounds_us) {
@@ -291,11 +294,6 @@ fn own_namespace() -> u32 {
     use std::os::unix::fs::MetadataExt;
     let inode = std::fs::metadata("/proc/self/ns/net").map_or(0, |namespace| namespace.ino());
     u32::try_from(inode).unwrap_or(0)
-}
-
-/// Built in or loaded as a module.
-pub(super) fn has_conntrack() -> bool {
-    std::fs::exists("/sys/module/nf_conntrack").unwrap_or(false)
 }
 
 fn load_hint() -> String {

@@ -5,6 +5,7 @@
 //! thread (see [`table`]).
 
 pub mod attach;
+mod conntrack;
 pub mod counters;
 pub mod decode;
 pub mod drops;

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
+use super::conntrack::{self, Conntrack};
 use super::drops::Watch;
-use super::load::{LeftOut, Part, has_conntrack};
+use super::load::{LeftOut, Part};
 use super::skeleton::NetmonSkel;
 use super::table::{Layout, Table, word};
 use crate::flow::app::App;
@@ -130,8 +131,8 @@ pub struct Object {
     pub(super) skel: NetmonSkel<'static>,
     pub(super) transport: Transport,
     pub(super) features: Features,
-    /// Whether conntrack was there when the programs were fitted to the kernel.
-    pub(super) conntrack: bool,
+    /// As it was when the programs were fitted to the kernel.
+    pub(super) conntrack: Conntrack,
     /// Unless drops are left out.
     pub(super) drops: Option<Watch>,
     pub(super) left_out: Vec<LeftOut>,
@@ -155,9 +156,18 @@ impl Object {
     /// What was asked for and is not done.
     pub fn left_out(&self) -> Vec<LeftOut> {
         let mut all = self.left_out.clone();
-        if self.features.nat && !self.conntrack && has_conntrack() {
-            let why = "nf_conntrack was loaded after the agent; restart the agent";
-            all.push(LeftOut { part: Part::Nat, why: why.into() });
+        if self.features.nat && conntrack::runs() {
+            let why = if !self.conntrack.runs {
+                Some("nf_conntrack was loaded after the agent; restart the agent")
+            } else if !self.conntrack.layout {
+                Some(
+                    "this kernel does not tell how conntrack's entries are laid out (Linux 5.11 with \
+                     CONFIG_DEBUG_INFO_BTF_MODULES does)",
+                )
+            } else {
+                None
+            };
+            left_out.extend(why.map(|why| LeftOut { part: Part::Nat, why: why.into() }));
         }
         all
     }

@@ -1,0 +1,66 @@
+//! What the running kernel tells of its conntrack, so that programs read and ask only what is there.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+
+const STRUCT: u32 = libbpf_sys::BTF_KIND_STRUCT;
+const FUNCTION: u32 = libbpf_sys::BTF_KIND_FUNC;
+
+/// What was there when it was looked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Conntrack {
+    /// Conntrack itself, built in or loaded as a module.
+    pub(super) runs: bool,
+    /// The layout of its entries.
+    pub(super) layout: bool,
+    /// The functions by which a traffic-control program looks an entry up (5.18).
+    pub(super) lookup: bool,
+}
+
+impl Conntrack {
+    /// Looks into the BTF of the module (5.11), or of the kernel that has it built in.
+    pub(super) fn probe() -> Self {
+        let runs = runs();
+        let Some(kernel) = Types::of_kernel() else { return Self { runs, ..Self::default() } };
+        let module = Types::of_module(c"nf_conntrack", &kernel);
+        let has = |name, kind| module.as_ref().unwrap_or(&kernel).has(name, kind);
+        Self {
+            runs,
+            layout: has(c"nf_conn", STRUCT),
+            lookup: has(c"bpf_skb_ct_lookup", FUNCTION) && has(c"bpf_ct_release", FUNCTION),
+        }
+    }
+}
+
+/// Built in or loaded as a module, now.
+pub(super) fn runs() -> bool {
+    std::fs::exists("/sys/module/nf_conntrack").unwrap_or(false)
+}
+
+/// Types of the kernel or, with those, of a module: libbpf-rs reads the kernel's alone.
+struct Types(std::ptr::NonNull<libbpf_sys::btf>);
+
+impl Types {
+    fn of_kernel() -> Option<Self> {
+        // SAFETY: takes nothing; returns null, or what is freed by drop.
+        std::ptr::NonNull::new(unsafe { libbpf_sys::btf__load_vmlinux_btf() }).map(Self)
+    }
+
+    fn of_module(name: &CStr, kernel: &Self) -> Option<Self> {
+        // SAFETY: both are valid for the call; the caller keeps `kernel` for longer than what is returned.
+        std::ptr::NonNull::new(unsafe { libbpf_sys::btf__load_module_btf(name.as_ptr(), kernel.0.as_ptr()) })
+            .map(Self)
+    }
+
+    fn has(&self, name: &CStr, kind: u32) -> bool {
+        // SAFETY: valid until dropped, and only read.
+        unsafe { libbpf_sys::btf__find_by_name_kind(self.0.as_ptr(), name.as_ptr(), kind) > 0 }
+    }
+}
+
+impl Drop for Types {
+    fn drop(&mut self) {
+        // SAFETY: owned, freed once. Freeing a kernel's types does not touch a module's, which goes first.
+        unsafe { libbpf_sys::btf__free(self.0.as_ptr()) }
+    }
+}
