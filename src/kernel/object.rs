@@ -167,7 +167,7 @@ impl Object {
             } else {
                 None
             };
-            left_out.extend(why.map(|why| LeftOut { part: Part::Nat, why: why.into() }));
+            all.extend(why.map(|why| LeftOut { part: Part::Nat, why: why.into() }));
         }
         all
     }
