@@ -10,7 +10,7 @@
 //! - [`kernel`]: the only room with `unsafe` and libbpf. Says what the kernel says.
 //! - [`collector`]: owns the kernel side and the books of all flows.
 //! - [`flow`]: what a flow is, what became of it, how it is told. Pure.
-//! - [`enrich`]: who is at the ends of flows: processes, systemd units, containers.
+//! - [`enrich`]: who is at the ends of flows: processes, systemd units, containers; pods and services of a Kubernetes cluster.
 //! - [`detect`]: signs of attack in what flows do. Pure.
 //! - [`sink`]: what becomes of updates.
 //! - [`api`] and [`cli`]: the control socket, its two ends.

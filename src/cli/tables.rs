@@ -40,6 +40,10 @@ pub fn end(end: &Endpoint, is_dst: bool) -> String {
             (Some(namespace), Some(service), Some(pod)) if is_dst => {
                 format!("{namespace}/{service}{port} ({pod})")
             }
+            (_, None, None) => {
+                let process = self::name(end).map(|name| format!(" ({name})")).unwrap_or_default();
+                format!("{name}{port}{process}")
+            }
             _ => format!("{name}{port}"),
         };
     }
@@ -150,7 +154,7 @@ mod tests {
         here.unit = Some("nginx.service".into());
         assert_eq!(shown(&here), "10.0.0.1:80 (nginx.service)");
         here.node = Some("node-a".into());
-        assert_eq!(shown(&here), "node-a:80");
+        assert_eq!(shown(&here), "node-a:80 (nginx.service)");
         (here.namespace, here.service) = (Some("shop".into()), Some("web".into()));
         assert_eq!(shown(&here), "shop/web:80");
         here.pod = Some("web-0".into());

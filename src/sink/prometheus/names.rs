@@ -7,9 +7,12 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use prometheus::proto::Metric;
 
 use super::render::{Page, count};
 use super::top_pairs::TopPairs;
@@ -34,12 +37,48 @@ pub struct Between {
     src: Option<Arc<Workload>>,
     dst: Option<Arc<Workload>>,
     service: Service,
-    direction: Direction,
 }
 
 /// Pods by their names: a StatefulSet's next pod of the same name goes on where the last one was.
-type Pods = (Option<Name>, Option<Name>, Direction);
+type Pods = (Option<Name>, Option<Name>);
 type Zones = (Option<Arc<str>>, Option<Arc<str>>, Direction);
+
+/// The heaviest of each direction, each with what it folds away, so that sums are exact by direction.
+#[derive(Debug)]
+struct Heaviest<K> {
+    cap: usize,
+    each: BTreeMap<Direction, TopPairs<K>>,
+}
+
+impl<K: Clone + Eq + Hash + Ord> Heaviest<K> {
+    fn new(cap: usize) -> Self {
+        Self { cap, each: BTreeMap::new() }
+    }
+
+    fn add(&mut self, direction: Direction, key: K, bytes: u64) {
+        self.each.entry(direction).or_insert_with(|| TopPairs::new(self.cap)).add(key, bytes);
+    }
+
+    fn let_go(&mut self, mut leaves: impl FnMut(&K) -> bool) {
+        for top in self.each.values_mut() {
+            top.let_go(&mut leaves);
+        }
+    }
+
+    /// Series of all: labels by key, and for those without a place.
+    fn series(&self, others: &[&str], labels: impl Fn(&K, &mut dyn FnMut(&[(&str, &str)]))) -> Vec<Metric> {
+        let mut series = Vec::new();
+        for (direction, top) in &self.each {
+            let direction = ("direction", direction.name());
+            for (key, bytes) in top.pairs() {
+                labels(key, &mut |labels| series.push(count(&[labels, &[direction]].concat(), bytes)));
+            }
+            let others: Vec<_> = others.iter().map(|label| (*label, OTHER)).chain([direction]).collect();
+            series.push(count(&others, top.other()));
+        }
+        series
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Thing {
@@ -78,16 +117,16 @@ impl There {
     }
 }
 
-fn words(pod: &Option<Name>) -> (&str, &str) {
-    pod.as_ref().map_or(("", ""), |pod| (&*pod.namespace, &*pod.name))
+fn words(name: Option<&Name>) -> (&str, &str) {
+    name.map_or(("", ""), |name| (&*name.namespace, &*name.name))
 }
 
 /// What is counted by name.
 #[derive(Debug)]
 pub struct Names {
     cap: usize,
-    bytes: TopPairs<Between>,
-    pods: Option<TopPairs<Pods>>,
+    bytes: Heaviest<Between>,
+    pods: Option<Heaviest<Pods>>,
     zones: HashMap<Zones, u64>,
     services: HashSet<Arc<Name>>,
     other: Arc<Name>,
@@ -96,12 +135,12 @@ pub struct Names {
 }
 
 impl Names {
-    /// With so many series of each metric; by pod, too.
+    /// With so many series of each metric and direction; by pod, too.
     pub fn new(cap: usize, per_pod: bool) -> Self {
         Self {
             cap,
-            bytes: TopPairs::new(cap),
-            pods: per_pod.then(|| TopPairs::new(cap)),
+            bytes: Heaviest::new(cap),
+            pods: per_pod.then(|| Heaviest::new(cap)),
             zones: HashMap::new(),
             services: HashSet::new(),
             other: Arc::new(Name { namespace: OTHER.into(), name: OTHER.into() }),
@@ -116,9 +155,8 @@ impl Names {
             return;
         }
         let workload = |end: &Known| end.pod.as_ref().map(|pod| pod.workload());
-        let between =
-            Between { src: workload(src), dst: workload(dst), service: dst.service.clone(), direction };
-        self.bytes.add(between, bytes);
+        let between = Between { src: workload(src), dst: workload(dst), service: dst.service.clone() };
+        self.bytes.add(direction, between, bytes);
         let zones = (src.zone(), dst.zone(), direction);
         let zones = if self.zones.len() < self.cap || self.zones.contains_key(&zones) {
             zones
@@ -128,7 +166,7 @@ impl Names {
         *self.zones.entry(zones).or_default() += bytes;
         if let Some(pods) = &mut self.pods {
             let pod = |end: &Known| end.pod.as_ref().map(|pod| pod.full_name());
-            pods.add((pod(src), pod(dst), direction), bytes);
+            pods.add(direction, (pod(src), pod(dst)), bytes);
         }
     }
 
@@ -173,7 +211,7 @@ impl Names {
             any_left(things.collect())
         });
         if let Some(pods) = &mut self.pods {
-            pods.let_go(|(src, dst, _)| {
+            pods.let_go(|(src, dst)| {
                 let things = [src, dst].into_iter().flatten().cloned().map(Thing::Pod);
                 any_left(things.collect())
             });
@@ -192,36 +230,32 @@ impl Names {
 
     /// Writes them down.
     pub(super) fn families(&self, page: &mut Page) {
-        let text = |word: &Option<Arc<str>>| word.as_deref().unwrap_or("").to_owned();
-        let mut bytes = Vec::new();
-        for (between, counted) in self.bytes.pairs() {
-            let Between { src, dst, service, direction } = between;
-            let namespace = |one: &Option<Arc<Workload>>| one.as_ref().map(|one| Arc::clone(&one.namespace));
-            let name = |one: &Option<Arc<Workload>>| text(&one.as_ref().map(|one| Arc::clone(&one.name)));
-            let of_service = service.as_ref().map(|service| Arc::clone(&service.namespace));
-            bytes.push(count(
-                &[
-                    ("src_namespace", &text(&namespace(src))),
-                    ("src_workload", &name(src)),
-                    ("dst_namespace", &text(&namespace(dst).or(of_service))),
-                    ("dst_workload", &name(dst)),
-                    ("dst_service", service.as_ref().map_or("", |service| &service.name)),
-                    ("direction", direction.name()),
-                ],
-                counted,
-            ));
-        }
-        let others =
-            ["src_namespace", "src_workload", "dst_namespace", "dst_workload", "dst_service", "direction"];
-        bytes.push(count(&others.map(|label| (label, OTHER)), self.bytes.other()));
+        let bytes = self.bytes.series(
+            &["src_namespace", "src_workload", "dst_namespace", "dst_workload", "dst_service"],
+            |Between { src, dst, service }, tell| {
+                let of = |one: &Option<Arc<Workload>>| match one {
+                    Some(one) => [Arc::clone(&one.namespace), Arc::clone(&one.name)],
+                    None => [Arc::default(), Arc::default()],
+                };
+                let ([src_namespace, src], [dst_namespace, dst]) = (of(src), of(dst));
+                let (of_service, service) = words(service.as_deref());
+                tell(&[
+                    ("src_namespace", &src_namespace),
+                    ("src_workload", &src),
+                    ("dst_namespace", if dst_namespace.is_empty() { of_service } else { &dst_namespace }),
+                    ("dst_workload", &dst),
+                    ("dst_service", service),
+                ]);
+            },
+        );
         page.counter(
             "netmon_workload_bytes_total",
             "Bytes as on the wire of flows by the workloads at their ends, src opened them, both ways; series beyond the cap and of workloads that have left are other.",
             bytes,
         );
         let zones = self.zones.iter().map(|((src, dst, direction), bytes)| {
-            let (src, dst) = (text(src), text(dst));
-            count(&[("src_zone", &src), ("dst_zone", &dst), ("direction", direction.name())], *bytes)
+            let [src, dst] = [src, dst].map(|zone| zone.as_deref().unwrap_or(""));
+            count(&[("src_zone", src), ("dst_zone", dst), ("direction", direction.name())], *bytes)
         });
         page.counter(
             "netmon_zone_bytes_total",
@@ -229,22 +263,12 @@ impl Names {
             zones.collect(),
         );
         let Some(pods) = &self.pods else { return };
-        let mut bytes = Vec::new();
-        for ((src, dst, direction), counted) in pods.pairs() {
-            let [(src_namespace, src_pod), (dst_namespace, dst_pod)] = [words(src), words(dst)];
-            bytes.push(count(
-                &[
-                    ("src_namespace", src_namespace),
-                    ("src_pod", src_pod),
-                    ("dst_namespace", dst_namespace),
-                    ("dst_pod", dst_pod),
-                    ("direction", direction.name()),
-                ],
-                counted,
-            ));
-        }
-        let others = ["src_namespace", "src_pod", "dst_namespace", "dst_pod", "direction"];
-        bytes.push(count(&others.map(|label| (label, OTHER)), pods.other()));
+        let labels = ["src_namespace", "src_pod", "dst_namespace", "dst_pod"];
+        let bytes = pods.series(&labels, |(src, dst), tell| {
+            let ((src_namespace, src), (dst_namespace, dst)) = (words(src.as_ref()), words(dst.as_ref()));
+            let values = [src_namespace, src, dst_namespace, dst];
+            tell(&std::array::from_fn::<_, 4, _>(|n| (labels[n], values[n])));
+        });
         page.counter("netmon_pod_bytes_total", "The same by pods (export.prometheus.per_pod).", bytes);
     }
 }

@@ -145,15 +145,18 @@ fn bytes_are_counted_by_workload_service_zone_and_on_request_by_pod() {
 #[test]
 fn what_a_cap_folds_away_is_other_and_sums_are_exact() {
     let run = Run::new(1, true);
-    run.count(&[asks(0), asks(0), asks(1), asks(2)]);
+    let mut inward = asks(1);
+    inward.flow.direction = Direction::Ingress;
+    run.count(&[asks(0), asks(0), asks(1), asks(2), inward]);
     for metric in ["netmon_workload_bytes_total", "netmon_pod_bytes_total", "netmon_zone_bytes_total"] {
-        assert_eq!(run.sum(metric, ""), 4000.0, "{metric}");
+        assert_eq!(run.sum(metric, ""), 5000.0, "{metric}");
+        assert_eq!(run.sum(metric, r#"direction="ingress""#), 1000.0, "{metric}: by direction, too");
         assert_eq!(run.sum(metric, ""), run.sum("netmon_bytes_total", ""));
     }
     assert!(run.sum("netmon_workload_bytes_total", r#"src_workload="other""#) >= 2000.0);
-    assert_eq!(run.sum("netmon_tcp_resets_total", r#"dst_service="other""#), 2.0);
-    assert_eq!(run.sum("netmon_tcp_resets_total", ""), 4.0);
-    assert_eq!(run.sum("netmon_latency_seconds_count", ""), 4.0);
+    assert_eq!(run.sum("netmon_tcp_resets_total", r#"dst_service="other""#), 3.0);
+    assert_eq!(run.sum("netmon_tcp_resets_total", ""), 5.0);
+    assert_eq!(run.sum("netmon_latency_seconds_count", ""), 5.0);
 }
 
 #[test]
