@@ -1,0 +1,4 @@
+final: _prev: {
+  netmon-bpf = final.callPackage ./bpf.nix { };
+  netmon = final.callPackage ./package.nix { };
+}
