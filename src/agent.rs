@@ -46,6 +46,9 @@ const DETACH: Duration = Duration::from_millis(50);
 /// Interface events that may wait.
 const INTERFACE_EVENTS: usize = 1024;
 
+/// A note that is always there.
+pub const LOOPBACK: &str = "loopback traffic is not watched unless `lo` is named in capture.interfaces";
+
 /// What the API and the exporter see.
 struct State {
     collector: Handle,
@@ -82,17 +85,7 @@ pub async fn run(
     let socket = api::server::listen(Path::new(&config.api.socket)).await?;
 
     let mut object = tokio::task::spawn_blocking({
-        let options = Options {
-            transport: match config.capture.transport {
-                TransportChoice::Auto => None,
-                TransportChoice::Ringbuf => Some(Transport::Ringbuf),
-                TransportChoice::Perf => Some(Transport::Perf),
-            },
-            event_buffer_events: config.resources.maps.event_buffer_size,
-            features: features(&config),
-            bench: false,
-            drops: config.features.drop_monitoring.enabled,
-        };
+        let options = options(&config);
         move || Object::load(&options)
     })
     .await
@@ -244,6 +237,21 @@ fn cluster_settings(config: &Config) -> cluster::Settings {
     cluster::Settings { node: Some(node.into()), whole, clock: WallClock::now }
 }
 
+/// What is loaded with a configuration.
+pub fn options(config: &Config) -> Options {
+    Options {
+        transport: match config.capture.transport {
+            TransportChoice::Auto => None,
+            TransportChoice::Ringbuf => Some(Transport::Ringbuf),
+            TransportChoice::Perf => Some(Transport::Perf),
+        },
+        event_buffer_events: config.resources.maps.event_buffer_size,
+        features: features(config),
+        bench: false,
+        drops: config.features.drop_monitoring.enabled,
+    }
+}
+
 fn features(config: &Config) -> Features {
     let latency = &config.features.latency_tracking;
     let detection = &config.features.protocol_detection;
@@ -391,7 +399,7 @@ impl Source for State {
         );
         let kubernetes = self.link.as_ref().map(|link| link.status());
         notes.extend(kubernetes.iter().flat_map(|kubernetes| kubernetes.notes()));
-        notes.push("loopback traffic is not watched unless `lo` is named in capture.interfaces".into());
+        notes.push(LOOPBACK.into());
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),

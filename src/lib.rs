@@ -14,6 +14,7 @@
 //! - [`detect`]: signs of attack in what flows do. Pure.
 //! - [`sink`]: what becomes of updates.
 //! - [`api`] and [`cli`]: the control socket, its two ends.
+//! - [`check`]: what is wrong on a host, and how to mend it.
 //! - [`interfaces`]: which interfaces and addresses this host has.
 //! - [`config`], [`telemetry`], [`privilege`], [`service`], [`clock`]: surroundings.
 //! - [`agent`]: wires all of it, in order, and takes it down again.
@@ -23,6 +24,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod collector;

@@ -29,17 +29,7 @@ fn ours(net: &Net) -> (usize, usize) {
 
 /// Puts a foreign program, `pass` or `drop`, on a hook.
 fn add_foreign(net: &Net, hook: &str, priority: u32, section: &str) {
-    let object = std::env::temp_dir().join(format!("{}-{hook}-{section}.o", net.name("foreign")));
-    let object = object.display();
-    common::net::run(&format!(
-        "clang -O2 -target bpf -idirafter /usr/include/$(uname -m)-linux-gnu -c tests/coexistence/foreign.bpf.c -o {object}"
-    ));
-    net.exec("a", "tc qdisc add dev va clsact 2>/dev/null || true");
-    net.exec(
-        "a",
-        &format!("tc filter add dev va {hook} prio {priority} handle 1 bpf da obj {object} sec {section}"),
-    );
-    common::net::run(&format!("rm {object}"));
+    common::foreign::add_filter(net, ("a", "va"), hook, priority, section);
 }
 
 fn ping(net: &Net) {

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand};
 
 /// How answers are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     /// For people.
     Table,
@@ -28,12 +29,31 @@ pub struct Arguments {
         value_name = "PATH"
     )]
     pub socket: PathBuf,
+    // Text, since `support bundle --output FILE` is of the same name, and clap hands one on to the other.
     /// How answers are shown
-    #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
+    #[arg(
+        long,
+        short,
+        global = true,
+        default_value = "table",
+        value_name = "FORMAT",
+        value_parser = PossibleValuesParser::new(["table", "json", "ndjson"])
+    )]
+    output: String,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Arguments {
+    /// How answers are shown.
+    pub fn output(&self) -> Output {
+        match self.output.as_str() {
+            "json" => Output::Json,
+            "ndjson" => Output::Ndjson,
+            _ => Output::Table,
+        }
+    }
 }
 
 /// Commands.
@@ -59,6 +79,59 @@ pub enum Command {
         #[arg(value_name = "DST[:PORT]")]
         dst: String,
     },
+    /// What is wrong on this host and how to mend it; exit status 1 when something fails. Needs no agent
+    Doctor(Setup),
+    /// What works fully on this system and what falls back to what; exit status 3 when it can't run the agent. Needs no agent
+    CheckSystem(Setup),
+    /// What a report of a fault needs
+    #[command(subcommand)]
+    Support(Support),
+    /// The same as `support bundle`
+    #[command(hide = true)]
+    SupportBundle(Bundle),
+    /// Prints shell completions: put them where your shell looks for them
+    Completions {
+        /// Shell
+        shell: clap_complete::Shell,
+        /// Which program's
+        #[arg(long, default_value = "netmon-cli", value_parser = PossibleValuesParser::new(["netmon", "netmon-cli"]))]
+        program: String,
+    },
+    /// Writes man pages of both programs
+    Man {
+        /// Folder, which must be there
+        folder: PathBuf,
+    },
+}
+
+/// What to examine.
+#[derive(Clone, Debug, Args)]
+pub struct Setup {
+    /// Configuration file of the agent; default: the one that the running agent has
+    #[arg(long, value_name = "FILE", env = "NETMON_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// `support ...`
+#[derive(Clone, Debug, Subcommand)]
+pub enum Support {
+    /// Writes an archive: versions, configuration without secrets, status, metrics, logs, the verifier's words, attached programs. Its
+    /// first file says what is in it
+    Bundle(Bundle),
+}
+
+/// What a support bundle is to be.
+#[derive(Clone, Debug, Args)]
+pub struct Bundle {
+    /// Archive to write; must not be there yet
+    #[arg(long, short, value_name = "FILE.tar.gz", default_value = "netmon-support.tar.gz")]
+    pub output: String,
+    /// Replace IP and Ethernet addresses by numbers, the same address by the same number
+    #[arg(long)]
+    pub redact_addresses: bool,
+    /// What to examine
+    #[command(flatten)]
+    pub setup: Setup,
 }
 
 /// `flows ...`

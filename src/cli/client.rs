@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
 /// The agent did not accept what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,24 @@ fn unreachable(error: &std::io::Error, socket: &Path) -> anyhow::Error {
         ),
         _ => anyhow!("cannot connect to {shown}: {error}"),
     }
+}
+
+/// A page of the agent's HTTP server.
+///
+/// # Errors
+/// When nobody answers, or with an error.
+pub async fn page(address: &str, port: u16, path: &str) -> Result<String> {
+    let stream = TcpStream::connect((address, port)).await;
+    let stream = stream.with_context(|| format!("cannot connect to {address}:{port}"))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("greet the agent")?;
+    tokio::spawn(connection);
+    let request = Request::get(path).header("host", "netmon").body(Empty::<Bytes>::new());
+    let response = sender.send_request(request.context("ask the agent")?).await.context("ask the agent")?;
+    let status = response.status();
+    let body = response.into_body().collect().await.context("read the answer")?.to_bytes();
+    anyhow::ensure!(status == StatusCode::OK, "{address}:{port} answered {status}");
+    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 impl Client {

@@ -1,9 +1,13 @@
 //! `netmon-cli`: asks the running agent over its control socket and shows the answer.
 
 pub mod arguments;
+pub mod bundle;
 pub mod client;
+pub mod doctor;
 mod evidence;
 pub mod hints;
+mod manual;
+pub mod redact;
 pub mod show;
 pub mod tables;
 pub mod why;
@@ -13,7 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use arguments::{Arguments, Command, Flows, Stats};
+use arguments::{Arguments, Command, Flows, Stats, Support};
 
 /// Flows in a table when no limit is given.
 const TABLE_LIMIT: usize = 50;
@@ -31,9 +35,12 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Err(error) => {
             // Nothing is left to be done when standard error is gone too.
             let _ = writeln!(std::io::stderr(), "netmon-cli: {error:#}");
-            match error.downcast_ref::<client::Refused>() {
-                Some(_) => ExitCode::from(2),
-                None => ExitCode::FAILURE,
+            if error.is::<client::Refused>() {
+                ExitCode::from(2)
+            } else if error.is::<doctor::CannotRun>() {
+                ExitCode::from(3)
+            } else {
+                ExitCode::FAILURE
             }
         }
     }
@@ -48,7 +55,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 async fn execute(arguments: &Arguments) -> Result<()> {
     let client = client::Client::new(&arguments.socket);
-    let output = arguments.output;
+    let output = arguments.output();
     match &arguments.command {
         Command::Status => show::status(&client.get("/v1/status").await?, output),
         Command::Stats(Stats::Flows) => show::flow_stats(&client.get("/v1/stats/flows").await?, output),
@@ -57,6 +64,15 @@ async fn execute(arguments: &Arguments) -> Result<()> {
         Command::Alerts => show::alerts(&client.get::<Vec<_>>("/v1/alerts").await?, output),
         Command::Drops => show::drops(&client.get("/v1/drops").await?, output),
         Command::Why { src, dst } => show::why(&why::ask(&client, src, dst).await?, output),
+        Command::Doctor(setup) => {
+            doctor::doctor(&client, &arguments.socket, setup.config.clone(), output).await
+        }
+        Command::CheckSystem(setup) => doctor::check_system(setup.config.clone(), output).await,
+        Command::Support(Support::Bundle(wanted)) | Command::SupportBundle(wanted) => {
+            bundle::write(&client, &arguments.socket, wanted).await
+        }
+        Command::Completions { shell, program } => manual::completions(*shell, program),
+        Command::Man { folder } => manual::pages(folder),
         Command::Flows(Flows::Dump(dump)) => {
             let table = output == arguments::Output::Table;
             let mut query = dump.query();

@@ -20,13 +20,13 @@ use crate::flow::record::FlowRecord;
 use crate::kernel::messages::{CLASSES, DnsTotals, HttpServer, HttpTotals};
 use crate::kernel::stats::DropStats;
 
-fn print(text: &str) -> Result<()> {
+pub(super) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}")?;
     Ok(out.flush()?)
 }
 
-fn document(value: &impl Serialize, output: Output) -> Result<()> {
+pub(super) fn document(value: &impl Serialize, output: Output) -> Result<()> {
     let text = if output == Output::Json {
         serde_json::to_string_pretty(value)
     } else {

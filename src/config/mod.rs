@@ -6,6 +6,7 @@
 pub mod cli;
 mod error;
 mod load;
+mod public;
 pub mod schema;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use crate::flow::tunnel::TunnelKind;
 
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{Inputs, Loaded, Origin};
+pub use public::public;
 
 /// A choice written as a lower-case word.
 macro_rules! choice {

@@ -6,11 +6,13 @@
 //! or qdisc is touched.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 
 use libbpf_rs::{AsRawLibbpf, Link, TC_EGRESS, TC_INGRESS, TcHook, TcHookBuilder};
 
+use super::filters::{self, Filter};
+use super::neighbours::is_called;
 use super::object::Object;
 use super::stats::Hook;
 
@@ -164,74 +166,26 @@ fn make_clsact(index: i32) -> std::io::Result<bool> {
 /// Removes clsact filters that a killed run of ours left on an interface: ours are those at our priority
 /// and handle whose program bears our name. Returns how many.
 pub fn remove_leftovers(object: &Object, index: u32) -> u32 {
-    let Ok(index) = i32::try_from(index) else { return 0 };
     let mut removed = 0;
     for (hook, name) in [(Hook::Ingress, "nm_ingress"), (Hook::Egress, "nm_egress")] {
-        let mut filter = clsact_hook(object.skel.progs.nm_ingress.as_fd(), index, hook);
-        let ours = filter.query().ok().and_then(program_name).is_some_and(|found| found == name);
-        if ours && filter.detach().is_ok() {
+        // By the filter's name: a program's own is told to CAP_SYS_ADMIN alone.
+        let ours = |filter: &Filter| {
+            u32::from(filter.priority) == CLSACT_PRIORITY
+                && filter.handle == CLSACT_HANDLE
+                && filter.name.as_deref().is_some_and(|found| is_called(found, name))
+        };
+        let found = filters::list(index, hook).is_ok_and(|filters| filters.iter().any(ours));
+        let Ok(index) = i32::try_from(index) else { continue };
+        let detached = || clsact_hook(object.skel.progs.nm_ingress.as_fd(), index, hook).detach();
+        if found && detached().is_ok() {
             removed += 1;
         }
     }
     removed
 }
 
-fn program_name(id: u32) -> Option<String> {
-    // SAFETY: plain system call; a negative answer is an error.
-    let fd = unsafe { libbpf_sys::bpf_prog_get_fd_by_id(id) };
-    if fd < 0 {
-        return None;
-    }
-    // SAFETY: a fresh descriptor that nobody else owns.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut info = libbpf_sys::bpf_prog_info::default();
-    let mut length = size_of::<libbpf_sys::bpf_prog_info>() as u32;
-    // SAFETY: the kernel writes at most `length` bytes into `info`.
-    let error = unsafe { libbpf_sys::bpf_prog_get_info_by_fd(fd.as_raw_fd(), &mut info, &mut length) };
-    if error != 0 {
-        return None;
-    }
-    let name: Vec<u8> = info.name.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect();
-    String::from_utf8(name).ok()
-}
-
 /// Whether any filter is left on the clsact hooks of an interface; true when in doubt.
 fn has_filters(index: i32) -> bool {
-    [TC_INGRESS, TC_EGRESS].into_iter().any(|point| filters::any(index, point).unwrap_or(true))
-}
-
-mod filters {
-    //! One question over netlink: is there a filter on this hook?
-
-    use rustix::net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
-    };
-
-    const RTM_GETTFILTER: u16 = 46;
-    const NLM_F_REQUEST_DUMP: u16 = 0x301;
-    const NLMSG_ERROR: u16 = 2;
-    const NLMSG_DONE: u16 = 3;
-
-    pub(super) fn any(index: i32, point: libbpf_rs::TcAttachPoint) -> std::io::Result<bool> {
-        // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS or TC_H_MIN_EGRESS)
-        let parent: u32 = if point == libbpf_rs::TC_INGRESS { 0xffff_fff2 } else { 0xffff_fff3 };
-        let mut request = Vec::with_capacity(36);
-        // struct nlmsghdr: length, type, flags, sequence, port; struct tcmsg: family, index, handle, parent, info.
-        request.extend(36u32.to_ne_bytes());
-        request.extend(RTM_GETTFILTER.to_ne_bytes());
-        request.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-        request.extend([0; 8 + 4]);
-        request.extend(index.to_ne_bytes());
-        request.extend(0u32.to_ne_bytes());
-        request.extend(parent.to_ne_bytes());
-        request.extend(0u32.to_ne_bytes());
-        // NETLINK_ROUTE is protocol 0.
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-        send(&socket, &request, SendFlags::empty())?;
-        let mut answer = [0u8; 8192];
-        let (length, _) = recv(&socket, &mut answer[..], RecvFlags::empty())?;
-        // A dump without an entry is a single "done" or "error".
-        let kind = u16::from_ne_bytes([answer[4], answer[5]]);
-        Ok(length >= 16 && kind != NLMSG_ERROR && kind != NLMSG_DONE)
-    }
+    let any = |hook| filters::list(index.unsigned_abs(), hook).map_or(true, |filters| !filters.is_empty());
+    Hook::ALL.into_iter().any(any)
 }

@@ -10,14 +10,18 @@ pub mod counters;
 pub mod decode;
 pub mod drops;
 pub mod events;
+pub mod filters;
 pub mod grace;
 pub mod load;
 pub mod messages;
 pub mod names;
+pub mod neighbours;
+pub mod ntp;
 pub mod object;
 mod skeleton;
 pub mod stats;
 pub mod table;
+pub mod trial;
 pub mod tunnels;
 
 /// The types shared with the programs, generated from `bpf/include/nm_types.h`.

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod apiserver;
+pub mod foreign;
 pub mod net;
 pub mod raw;
 pub mod relay;

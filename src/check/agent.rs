@@ -1,0 +1,200 @@
+//! The running agent, by what it says of itself.
+
+use super::Finding;
+use crate::agent::LOOPBACK;
+use crate::api::status::Status;
+
+/// The table is told as nearly full from here on, percent.
+const FULL_PERCENT: u64 = 90;
+
+/// Judges a status. What the agent notes of itself comes in its own words.
+pub fn judge(status: &Status) -> Vec<Finding> {
+    let mut findings = vec![version(status), ready(status), interfaces(status), books(status), table(status)];
+    let stats = &status.kernel_stats;
+    let lost = stats.events_lost.buffer_full + stats.events_lost.invalid;
+    findings.push(if lost == 0 {
+        Finding::pass("losses", format!("{} events read, none lost", stats.events_processed))
+    } else {
+        Finding::warn(
+            "losses",
+            format!("{lost} of {} events were lost; no count is wrong for it", stats.events_processed + lost),
+            "a larger resources.maps.event_buffer_size",
+        )
+    });
+    if stats.names_lost > 0 {
+        findings.push(Finding::warn(
+            "names",
+            format!("{} sockets have no name for want of memory", stats.names_lost),
+            "more memory for the agent's cgroup",
+        ));
+    }
+    // Those that are told with their fixes above, and what is so by intention, are not told again.
+    let told = |note: &str| {
+        note == LOOPBACK
+            || [
+                "are not watched: see",
+                "no interface is watched",
+                "events were lost",
+                "found no room in the flow table",
+            ]
+            .iter()
+            .any(|part| note.contains(part))
+    };
+    let notes = status.notes.iter().filter(|note| !told(note));
+    findings.extend(notes.map(|note| Finding::warn("note", note, "the note says it")));
+    findings
+}
+
+fn version(status: &Status) -> Finding {
+    let own = env!("CARGO_PKG_VERSION");
+    if status.version == own {
+        Finding::pass("agent", format!("netmon {own} answers (pid {})", status.pid))
+    } else {
+        Finding::warn(
+            "agent",
+            format!("the agent is netmon {}, this command {own}", status.version),
+            "restart the agent, or update this command",
+        )
+    }
+}
+
+fn ready(status: &Status) -> Finding {
+    if status.ready {
+        Finding::pass("readiness", "every part is ready")
+    } else {
+        Finding::fail(
+            "readiness",
+            format!("the agent waits for {}", status.waiting_for.join("; ")),
+            "look into its log (`journalctl -u netmon`)",
+        )
+    }
+}
+
+fn interfaces(status: &Status) -> Finding {
+    let failed: Vec<String> = status
+        .interfaces
+        .iter()
+        .filter_map(|interface| Some(format!("{} ({})", interface.name, interface.error.as_ref()?)))
+        .collect();
+    match (status.interfaces.len(), failed.len()) {
+        (0, _) => Finding::fail(
+            "interfaces",
+            "no interface is watched: none is up, or capture.interfaces matches none",
+            "`ip link` shows them; name them in capture.interfaces",
+        ),
+        (all, 0) => Finding::pass("interfaces", format!("{all} are watched")),
+        (all, some) => Finding::fail(
+            "interfaces",
+            format!("{some} of {all} are not watched: {}", failed.join(", ")),
+            "the words in brackets are the kernel's; capture.exclude_interfaces leaves them out",
+        ),
+    }
+}
+
+fn books(status: &Status) -> Finding {
+    let books = &status.accounting;
+    if books.conserved {
+        Finding::pass("books", format!("each of {} packets has its outcome", books.seen))
+    } else {
+        Finding::fail(
+            "books",
+            format!("{} packets were seen, and not each has one outcome", books.seen),
+            "this is a fault of netmon: please report it with a support bundle",
+        )
+    }
+}
+
+fn table(status: &Status) -> Finding {
+    let table = &status.kernel_stats.table;
+    let found = format!("{} flows of {} at most", table.entries, table.capacity);
+    if table.overflow_packets > 0 {
+        Finding::warn(
+            "flow table",
+            format!(
+                "{found}; {} packets found no room and are counted by protocol only",
+                table.overflow_packets
+            ),
+            "a larger flow.max_flows and resources.maps.flow_map_size, or a shorter flow.flow_timeout",
+        )
+    } else if table.entries * 100 >= table.capacity * FULL_PERCENT && table.capacity > 0 {
+        Finding::warn(
+            "flow table",
+            format!("{found}: it is nearly full"),
+            "a larger flow.max_flows and resources.maps.flow_map_size",
+        )
+    } else {
+        Finding::pass("flow table", found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict::{self, Fail, Pass, Warn};
+    use super::*;
+    use crate::api::status::{Accounting, InterfaceStatus};
+    use crate::kernel::stats::KernelStats;
+
+    fn good() -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: 1,
+            mode: "systemd".into(),
+            started: jiff::Timestamp::UNIX_EPOCH,
+            uptime_seconds: 0,
+            kernel: String::new(),
+            config_file: None,
+            ready: true,
+            waiting_for: Vec::new(),
+            transport: "ringbuf".into(),
+            sampling_rate: 1.0,
+            interfaces: vec![InterfaceStatus {
+                name: "eth0".into(),
+                index: 2,
+                attach: "tcx".into(),
+                error: None,
+            }],
+            accounting: Accounting { conserved: true, ..Accounting::default() },
+            kernel_stats: KernelStats::default(),
+            notes: vec![LOOPBACK.into()],
+        }
+    }
+
+    fn of(status: &Status, check: &str) -> Option<Verdict> {
+        judge(status).iter().find(|finding| finding.check == check).map(|finding| finding.verdict)
+    }
+
+    #[test]
+    fn a_good_agent_passes_in_all() {
+        assert!(judge(&good()).iter().all(|finding| finding.verdict == Pass), "{:?}", judge(&good()));
+    }
+
+    #[test]
+    fn each_fault_is_found() {
+        let change = |change: &dyn Fn(&mut Status)| {
+            let mut status = good();
+            change(&mut status);
+            status
+        };
+        let cases = [
+            ("agent", Warn, change(&|status| status.version = "0.0.1".into())),
+            ("readiness", Fail, change(&|status| status.ready = false)),
+            ("interfaces", Fail, change(&|status| status.interfaces.clear())),
+            ("interfaces", Fail, change(&|status| status.interfaces[0].error = Some("no".into()))),
+            ("books", Fail, change(&|status| status.accounting.conserved = false)),
+            ("losses", Warn, change(&|status| status.kernel_stats.events_lost.buffer_full = 1)),
+            ("flow table", Warn, change(&|status| status.kernel_stats.table.overflow_packets = 1)),
+            (
+                "flow table",
+                Warn,
+                change(&|status| {
+                    (status.kernel_stats.table.entries, status.kernel_stats.table.capacity) = (90, 100);
+                }),
+            ),
+            ("names", Warn, change(&|status| status.kernel_stats.names_lost = 1)),
+            ("note", Warn, change(&|status| status.notes.push("processes are not known".into()))),
+        ];
+        for (check, expected, status) in cases {
+            assert_eq!(of(&status, check), Some(expected), "{check}");
+        }
+    }
+}
