@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod apiserver;
+pub mod cgroup;
 pub mod foreign;
 pub mod net;
 pub mod raw;
