@@ -18,7 +18,8 @@ use crate::api::{self, Source, Which};
 use crate::clock::{self, WallClock};
 use crate::collector::{Collector, Handle, Part, Settings};
 use crate::config::cli::Mode;
-use crate::config::{Attach, Config, Precision, Switch, TimestampSource, TransportChoice, WatchScope};
+use crate::config::{self, Attach, Config, Precision, Switch, TimestampSource, TransportChoice, WatchScope};
+use crate::debug;
 use crate::detect::alert::AlertRecord;
 use crate::detect::{self, Detector, services};
 use crate::enrich::kubernetes::object::Watched;
@@ -199,6 +200,13 @@ pub async fn run(
     servers.push(tokio::spawn(api::server::serve(socket, Arc::clone(&state), ended())));
 
     let telling = link.filter(|_| config.kubernetes.events).map(|link| tell_events(&link, &state));
+    if !config.debug.server.is_empty() {
+        let listener = debug::listen(&config.debug.server).await?;
+        let shown = config.clone();
+        let read: debug::ReadConfig = Arc::new(move || config::public(&shown));
+        servers.push(tokio::spawn(debug::serve(listener, Arc::clone(&state), read, ended())));
+    }
+
     let following = follow_interfaces(&config, &collector.handle(), &readiness)?;
     tokio::select! {
         () = stop => {}

@@ -15,6 +15,7 @@
 //! - [`sink`]: what becomes of updates.
 //! - [`api`] and [`cli`]: the control socket, its two ends.
 //! - [`check`]: what is wrong on a host, and how to mend it.
+//! - [`debug`]: the debug server.
 //! - [`interfaces`]: which interfaces and addresses this host has.
 //! - [`config`], [`telemetry`], [`privilege`], [`service`], [`clock`]: surroundings.
 //! - [`agent`]: wires all of it, in order, and takes it down again.
@@ -29,6 +30,7 @@ pub mod cli;
 pub mod clock;
 pub mod collector;
 pub mod config;
+pub mod debug;
 pub mod detect;
 pub mod enrich;
 pub mod flow;

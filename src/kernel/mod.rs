@@ -18,6 +18,7 @@ pub mod names;
 pub mod neighbours;
 pub mod ntp;
 pub mod object;
+pub mod sampling;
 mod skeleton;
 pub mod stats;
 pub mod table;
