@@ -155,6 +155,7 @@ mod tests {
             }],
             accounting: Accounting { conserved: true, ..Accounting::default() },
             kernel_stats: KernelStats::default(),
+            kubernetes: None,
             notes: vec![LOOPBACK.into()],
         }
     }
