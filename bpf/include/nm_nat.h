@@ -4,7 +4,7 @@
  * which leads to the first. bpf/README.md tells how.
  *
  * Who knows is conntrack. On its way out a packet carries its own entry (skb->_nfct), whatever its protocol and zone; on its way in
- * the kernel is asked by kfunc (6.0; TCP and UDP only). Both are read once a flow and direction, never once a packet.
+ * the kernel is asked by kfunc (5.18; TCP and UDP only). Both are read once a flow and direction, never once a packet.
  */
 #ifndef NM_NAT_H
 #define NM_NAT_H
