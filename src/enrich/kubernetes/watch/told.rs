@@ -105,7 +105,11 @@ impl Telling {
                 if let Some(named) = &mut own.named {
                     named.insert(pod.name.clone());
                 }
-                own.pods.insert(pod.name.clone(), pod.clone());
+                let before = own.pods.insert(pod.name.clone(), pod.clone());
+                // Of another of that name nobody will say any more that it has gone.
+                if let Some(before) = before.filter(|before| before.uid != pod.uid) {
+                    self.tell(Change::Gone(Object::Pod(before)));
+                }
                 self.tell(Change::Applied(Object::Pod(pod)));
             }),
             (_, object) => self.tell(Change::Applied(object)),
