@@ -150,7 +150,7 @@ impl Watching {
         let ready = Arc::new(AtomicBool::new(false));
         let watches = {
             let _inside = runtime.enter();
-            let access = Arc::new(Access::new(Some(server.kubeconfig()), Duration::from_millis(500)));
+            let access = Arc::new(Access::new(Some(server.kubeconfig()), Duration::from_secs(2)));
             let watched: Arc<dyn Watched> = recorder.clone();
             let ready = ready.clone();
             Watches::start(settings, &access, &watched, &progresses, move || {
