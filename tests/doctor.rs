@@ -75,6 +75,13 @@ fn a_healthy_agent_passes_and_who_else_is_there_is_named() {
     );
     let (verdict, port) = &of(&found, "metrics port")[0];
     assert!(verdict == "pass" && port.contains("the agent serves 9090"), "{port}");
+
+    // From elsewhere the same numbers are other interfaces.
+    let line = format!("{CLI} --output json --socket {} doctor", agent.socket().display());
+    let output = net.command("b", &line).output().unwrap();
+    let found: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let hooks = of(&found, "hooks");
+    assert!(hooks.len() == 1 && hooks[0].1.contains("in another network namespace"), "{hooks:?}");
     agent.stop();
 }
 

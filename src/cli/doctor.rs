@@ -160,8 +160,23 @@ fn unanswered(error: &anyhow::Error, socket: &Path) -> Finding {
     }
 }
 
+/// Whether a process is known to be in another network namespace than this one, where indices mean other interfaces.
+fn is_elsewhere(pid: u32) -> bool {
+    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    // Seen from another PID namespace it may be somebody else.
+    let is_agent =
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "netmon");
+    is_agent && namespace(&pid.to_string()).is_some_and(|there| Some(there) != namespace("self"))
+}
+
 /// What the agent watches, counted for a while by both accounts.
 async fn watched_by(status: &Status, client: &Client) -> Result<Vec<Watched>> {
+    let pid = status.pid;
+    if is_elsewhere(pid) {
+        bail!(
+            "the agent is in another network namespace; `nsenter -t {pid} -n netmon-cli doctor` looks from there"
+        );
+    }
     let sys = Path::new("/sys");
     let device = |status: &Status| -> Vec<Option<[u64; 2]>> {
         status.interfaces.iter().map(|interface| hooks::device_packets(sys, &interface.name)).collect()
