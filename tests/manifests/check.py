@@ -20,6 +20,7 @@ from referencing import Registry, Resource
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/netmon"
+RULES = ROOT / "deploy/kubernetes/overlays/prometheus-operator/prometheusrule.yaml"
 KUSTOMIZE = ROOT / "deploy/kubernetes"
 VALUES = ROOT / "tests/manifests/values"
 NETMON = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/netmon"
@@ -27,8 +28,6 @@ NETMON = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "de
 KUBERNETES = ("1.37.0", "1.25.0")
 # Overlays, and the chart's values that mean the same.
 SAME = {".": None, "overlays/node-scope": "node-scope", "overlays/prometheus-operator": "prometheus-operator"}
-# Settings that the agent will have with its watches.
-COMING = {"NETMON_KUBERNETES_SCOPE"}
 # Labels that helm's conventions ask for and kustomize has no use for.
 HELM_LABELS = {
     "helm.sh/chart",
@@ -139,6 +138,22 @@ def without_helm(each):
     return each
 
 
+def rules_object():
+    """Prometheus' rules as the Prometheus Operator wants them."""
+    rules = (ROOT / "deploy/prometheus/rules.yaml").read_text()
+    head = """# Made of deploy/prometheus/rules.yaml by `tests/manifests/run --write`.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: netmon-agent
+  labels:
+    app.kubernetes.io/name: netmon
+    app.kubernetes.io/component: agent
+spec:
+"""
+    return head + "".join("  " + line if line.strip() else line for line in rules.splitlines(keepends=True))
+
+
 def configuration(found):
     """The file, the arguments and the environment that a DaemonSet gives the agent."""
     daemonset = one(found, "DaemonSet")
@@ -148,7 +163,7 @@ def configuration(found):
     for variable in container["env"]:
         source = variable.get("valueFrom", {})
         reference = source.get("fieldRef", {}).get("fieldPath") or source.get("resourceFieldRef", {}).get("resource")
-        if (reference or "value" in variable) and variable["name"] not in COMING:
+        if reference or "value" in variable:
             environment[variable["name"]] = told[reference] if reference else variable["value"]
     if daemonset["spec"]["template"]["spec"].get("enableServiceLinks", True):
         for service in [each["metadata"]["name"] for each in found if each["kind"] == "Service"]:
@@ -207,6 +222,27 @@ class Manifests(unittest.TestCase):
                 for name, each in kustomize.items():
                     self.assertEqual(yaml.safe_dump(each), yaml.safe_dump(chart[name]), name)
 
+    def test_the_operators_rules_are_those_of_prometheus(self):
+        written = RULES.read_text()
+        self.assertEqual(written, rules_object(), "tests/manifests/run --write makes it anew")
+        rules = yaml.safe_load((ROOT / "deploy/prometheus/rules.yaml").read_text())
+        self.assertEqual(one(rendered("prometheus-operator"), "PrometheusRule")["spec"], rules)
+
+    def test_the_dashboards_are_those_of_grafana(self):
+        files = {path.name: json.loads(path.read_text()) for path in ROOT.glob("deploy/grafana/*.json")}
+        self.assertTrue(files)
+        for found in (rendered("prometheus-operator"), kustomized("overlays/prometheus-operator")):
+            data = [each["data"] for each in found if each["kind"] == "ConfigMap" and "-dashboard-" in each["metadata"]["name"]]
+            made = {name.removeprefix("netmon-"): json.loads(text) for each in data for name, text in each.items()}
+            self.assertEqual(made, files)
+
+    def test_a_packed_chart_is_whole(self):
+        with tempfile.TemporaryDirectory() as folder:
+            output("helm", "package", CHART, "--destination", folder)
+            packed, = pathlib.Path(folder).glob("*.tgz")
+            flags = ["--namespace", "netmon", "--values", VALUES / "prometheus-operator.yaml"]
+            self.assertEqual(objects(output("helm", "template", "netmon", packed, *flags)), rendered("prometheus-operator"))
+
     def test_the_chart_lints(self):
         for values in VALUES.glob("*.yaml"):
             output("helm", "lint", "--strict", CHART, "--values", values)
@@ -235,6 +271,7 @@ class Manifests(unittest.TestCase):
             "config.export.prometheus.port=1": "set metrics.port instead",
             "config.export.prometheus.enabled=false": "the probes need the metrics port",
             "config.kubernetes.scope=node": "set scope instead",
+            "config.kubernetes.events=false": "set events instead",
             "existingConfigMap=a,config.log.level=debug": "take one",
             "metrics.podMonitor.enabled=true,metrics.serviceMonitor.enabled=true": "scraped twice",
             "metrics.serviceMonitor.enabled=true,metrics.service.enabled=false": "needs metrics.service.enabled",
@@ -271,6 +308,15 @@ class Manifests(unittest.TestCase):
             spec, _ = pod_spec(each)
             for container in (spec or {}).get("containers", []) + (spec or {}).get("initContainers", []):
                 self.assertRegex(container["image"], r"(:[0-9][0-9A-Za-z._-]*|@sha256:[0-9a-f]{64})$")
+
+        self.for_each(check)
+
+    def test_scripts_are_shell(self):
+        def check(each):
+            spec, _ = pod_spec(each)
+            for container in (spec or {}).get("containers", []):
+                if container.get("command", [])[:2] == ["sh", "-c"]:
+                    self.assertEqual(run("sh", "-n", input=container["command"][2]).stderr, "")
 
         self.for_each(check)
 
@@ -368,6 +414,9 @@ class Manifests(unittest.TestCase):
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--write"]:
+        RULES.write_text(rules_object())
+        sys.exit()
     if not NETMON.exists():
         sys.exit(f"manifests: {NETMON} is missing; build it with `cargo build`")
     unittest.main()
