@@ -6,7 +6,11 @@
 }:
 let
   source = import ./source.nix { inherit lib; };
-  kubernetes = "${source.only [ ../deploy/kubernetes ]}/deploy/kubernetes";
+  sources = source.only [
+    ../deploy/kubernetes
+    ../deploy/grafana
+  ];
+  kubernetes = "${sources}/deploy/kubernetes";
 in
 runCommand "netmon-manifests-${source.package.version}" { nativeBuildInputs = [ kustomize ]; } ''
   mkdir "$out"
