@@ -1,7 +1,7 @@
 //! The agent: wires all parts, in the order of the data, and takes them down again.
 //!
 //! Start: control socket (so that two agents never share a host's hooks), kernel side, collector, exporter, API,
-//! interfaces. Stop: interfaces, collector (detaches and tells the last), sinks, servers.
+//! interfaces, reload. Stop: interfaces, collector (detaches and tells the last), sinks, servers.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -10,22 +10,24 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::api::status::{Accounting, InterfaceStatus, Status};
 use crate::api::{self, Source, Which};
 use crate::clock::{self, WallClock};
-use crate::collector::{Collector, Handle, Part, Settings};
+use crate::collector::{Collector, Handle, Part};
 use crate::config::cli::Mode;
-use crate::config::{self, Attach, Config, Precision, Switch, TimestampSource, TransportChoice, WatchScope};
+use crate::config::{
+    self, Config, Inputs, Loaded, Precision, Switch, TimestampSource, TransportChoice, WatchScope,
+};
 use crate::debug;
+use crate::detect::Detector;
 use crate::detect::alert::AlertRecord;
-use crate::detect::{self, Detector, services};
 use crate::enrich::kubernetes::object::Watched;
 use crate::enrich::kubernetes::{Cluster, Link, cluster, link};
 use crate::enrich::{Directory, name_sockets};
-use crate::flow::cidr::Cidr;
 use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
 use crate::flow::who::Names;
@@ -35,10 +37,13 @@ use crate::kernel::messages::Messages;
 use crate::kernel::names::Named;
 use crate::kernel::object::{Features, LookInto, MessageFeatures, Object, Options, Transport};
 use crate::kernel::stats::DropStats;
+use crate::reload::parts::{self, Parts};
+use crate::reload::{self, Reloader};
 use crate::sink::feed::{self, Feed};
 use crate::sink::history::{self, History};
 use crate::sink::kubernetes_events::{Events, Limits, Sign};
-use crate::sink::prometheus::{Exporter, FlowMetrics, Readiness, http};
+use crate::sink::prometheus::{Endpoint, Exporter, FlowMetrics, Latch, Readiness};
+use crate::telemetry::LogHandle;
 
 /// Time that shutting down may take.
 const SHUTDOWN: Duration = Duration::from_secs(10);
@@ -58,39 +63,46 @@ struct State {
     detector: Arc<Mutex<Detector>>,
     updates: broadcast::Sender<Batch>,
     mode: &'static str,
-    config_file: Option<String>,
     started: Timestamp,
-    sampling_rate: f64,
-    folds: bool,
+    config: watch::Receiver<Arc<Config>>,
+    reloader: Arc<Reloader>,
     names: Directory,
     _named: Option<Named>,
     link: Option<Arc<Link>>,
+}
+
+/// What the agent is started with.
+pub struct Start {
+    /// The configuration.
+    pub loaded: Loaded,
+    /// What it was put together from, and will be again.
+    pub inputs: Inputs,
+    /// Where the agent runs.
+    pub mode: Mode,
+    /// The running log.
+    pub log: LogHandle,
 }
 
 /// Runs until `stop` is over.
 ///
 /// # Errors
 /// When a part can't start; the message says which, why and what to do.
-pub async fn run(
-    config: Config,
-    mode: Mode,
-    config_file: Option<&Path>,
-    stop: impl Future<Output = ()>,
-) -> Result<()> {
+pub async fn run(start: Start, stop: impl Future<Output = ()>) -> Result<()> {
+    // From now on it doesn't end us.
+    let hangups = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+    let Start { loaded, inputs, mode, log } = start;
+    let config = loaded.config.clone();
+    let started_ns = clock::monotonic_ns();
     let kubernetes = match (mode, config.kubernetes.enabled) {
         (Mode::Kubernetes, _) | (Mode::Auto, Switch::True) => true,
         (Mode::Systemd, _) | (Mode::Auto, Switch::False) => false,
         (Mode::Auto, Switch::Auto) => std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
     };
     let readiness = Readiness::default();
-    let socket = api::server::listen(Path::new(&config.api.socket)).await?;
+    let socket = api::server::listen(Path::new(&config.api.socket), &config.api.group).await?;
 
-    let mut object = tokio::task::spawn_blocking({
-        let options = options(&config);
-        move || Object::load(&options)
-    })
-    .await
-    .context("load the eBPF programs")??;
+    // On this thread, which alone has all privileges yet.
+    let mut object = Object::load(&options(&config))?;
     let (names, named) = if config.features.process_attribution.enabled {
         name_sockets(&mut object).context("start looking for names")?
     } else {
@@ -100,21 +112,8 @@ pub async fn run(
     let cluster = kubernetes.then(|| Arc::new(Cluster::new(cluster_settings(&config))));
     let directory = Directory { host: names, cluster };
 
-    let settings = Settings {
-        max_flows: config.max_flows(),
-        flow_timeout: config.flow.flow_timeout,
-        connect_timeout: config.flow.connect_timeout,
-        active_interval: config.flow.active_interval,
-        sampling_rate: config.capture.sampling_rate,
-        method: match config.capture.attach {
-            Attach::Auto => None,
-            Attach::Tcx => Some(Method::Tcx),
-            Attach::Clsact => Some(Method::Clsact),
-        },
-    };
-    let top_pairs = usize::try_from(config.export.prometheus.top_pairs).unwrap_or(1000);
     let mut metrics = FlowMetrics::new(
-        top_pairs,
+        parts::top_pairs(&config),
         &config.features.latency_tracking.histogram_buckets,
         config.capture.sampling_rate,
     );
@@ -127,49 +126,63 @@ pub async fn run(
     let batch_size = usize::try_from(config.performance.batch_size).unwrap_or(1000);
     let buffer_size = usize::try_from(config.performance.buffer_size).unwrap_or(usize::MAX);
     let updates = feed::channel(buffer_size, batch_size);
-    let fold_every = config.flow.aggregation.then_some(config.flow.active_interval);
-    let security = &config.features.security_monitoring;
-    let detector = Arc::new(Mutex::new(Detector::new(detect::Settings {
-        port_scans: security.enabled && security.detect_port_scans,
-        patterns: security.enabled && security.detect_suspicious_patterns,
-        allow: security.allow.iter().filter_map(|network| Cidr::parse(network)).collect(),
-        allow_workloads: security.allow.iter().filter_map(|text| detect::workload(text)).collect(),
-        names: directory.cluster.is_some().then(|| Arc::new(directory.clone()) as Arc<dyn Names>),
-        learn_until_ns: clock::monotonic_ns()
-            .saturating_add(u64::try_from(security.learning_time.as_nanos()).unwrap_or(u64::MAX)),
-        ephemeral: std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
-            .ok()
-            .and_then(|range| services::ephemeral(&range))
-            .unwrap_or(services::EPHEMERAL),
-    })));
+    let (feed_settings, fed) = watch::channel(parts::feed(&config));
+    let in_cluster = directory.cluster.is_some().then(|| Arc::new(directory.clone()) as Arc<dyn Names>);
+    let detection = parts::detection(&config, started_ns, in_cluster.clone());
+    let detector = Arc::new(Mutex::new(Detector::new(detection)));
     let feed = Feed::new(
         Arc::clone(&metrics),
         Arc::clone(&history),
         Arc::clone(&detector),
         directory.clone(),
         updates.clone(),
-        batch_size,
-        fold_every,
+        fed,
     );
     let link = directory.cluster.clone().map(|cluster| {
         let latch = readiness.latch("the pods of this node from the Kubernetes API server");
         let watched: Arc<dyn Watched> = cluster;
         Arc::new(Link::start(&config.kubernetes, &watched, move || latch.release()))
     });
-    let mut collector = Collector::start(object, &settings, Box::new(feed)).context("start the collector")?;
+    let mut collector = Collector::start(object, &parts::collector(&config), Box::new(feed))
+        .context("start the collector")?;
+    let handle = collector.handle();
+    let exporter = Exporter::new(
+        Arc::clone(&metrics),
+        Arc::clone(&detector),
+        directory.clone(),
+        Arc::new(move || handle.stats()),
+        "/proc",
+    );
+    let exporter = Arc::new(exporter.with_kubernetes(link.clone()));
+    let counters = exporter.reloads();
+    let endpoint = Arc::new(Endpoint::new(exporter, readiness.clone()));
+    let (selector, selected) = watch::channel(Arc::new(parts::selection(&config)?));
+    let (current, config_now) = watch::channel(Arc::new(config.clone()));
+    let told = Parts {
+        log,
+        collector: collector.handle(),
+        selection: selector,
+        feed: feed_settings,
+        metrics,
+        detector: Arc::clone(&detector),
+        endpoint: Arc::clone(&endpoint),
+        kubernetes,
+        started_ns,
+        in_cluster,
+    };
+    let reloader = Arc::new(Reloader::new(inputs, loaded, told, counters, current));
 
     let state = Arc::new(State {
         collector: collector.handle(),
         readiness: readiness.clone(),
         history,
-        detector: Arc::clone(&detector),
+        detector,
         updates,
         mode: if kubernetes { "kubernetes" } else { "systemd" },
-        config_file: config_file.map(|path| path.display().to_string()),
         started: Timestamp::now(),
-        sampling_rate: config.capture.sampling_rate,
-        folds: config.flow.aggregation,
-        names: directory.clone(),
+        config: config_now,
+        reloader: Arc::clone(&reloader),
+        names: directory,
         _named: named,
         link: link.clone(),
     });
@@ -182,32 +195,26 @@ pub async fn run(
             while ending.changed().await.is_ok() {}
         }
     };
-    let mut servers: Vec<JoinHandle<()>> = Vec::new();
-    if config.export.prometheus.enabled {
-        let address = match config.export.prometheus.address.as_str() {
-            "" if kubernetes => "0.0.0.0",
-            "" => "127.0.0.1",
-            address => address,
-        };
-        let listener = http::listen(address, config.export.prometheus.port).await?;
-        tracing::info!(address = %listener.local_addr().context("ask for the metrics port")?, "serving metrics");
-        let handle = collector.handle();
-        let exporter = Exporter::new(metrics, detector, directory, Arc::new(move || handle.stats()), "/proc");
-        let exporter = Arc::new(exporter.with_kubernetes(link.clone()));
-        servers.push(tokio::spawn(http::serve(listener, exporter, readiness.clone(), ended())));
-    }
+    let attached = readiness.latch("the interfaces of this host to be found and attached");
+    endpoint.serve_at(parts::metrics_address(&config, kubernetes)).await?;
+    crate::privilege::drop_rest();
     tracing::info!(socket = %config.api.socket, "serving netmon-cli");
-    servers.push(tokio::spawn(api::server::serve(socket, Arc::clone(&state), ended())));
+    let server = tokio::spawn(api::server::serve(socket, Arc::clone(&state), ended()));
 
     let telling = link.filter(|_| config.kubernetes.events).map(|link| tell_events(&link, &state));
+    let mut debugging = None;
     if !config.debug.server.is_empty() {
         let listener = debug::listen(&config.debug.server).await?;
-        let shown = config.clone();
-        let read: debug::ReadConfig = Arc::new(move || config::public(&shown));
-        servers.push(tokio::spawn(debug::serve(listener, Arc::clone(&state), read, ended())));
+        let shown = state.config.clone();
+        let read: debug::ReadConfig = Arc::new(move || config::public(&shown.borrow()));
+        debugging = Some(tokio::spawn(debug::serve(listener, Arc::clone(&state), read, ended())));
     }
-
-    let following = follow_interfaces(&config, &collector.handle(), &readiness)?;
+    let following = follow_interfaces(selected, &collector.handle(), attached)?;
+    let reloading = tokio::spawn(reload::watch::follow(reloader, hangups));
+    let beating = collector.handle();
+    let watchdog = tokio::spawn(crate::service::watchdog(move || beating.heartbeat()));
+    let seen = Arc::clone(&state);
+    let status_lines = tokio::spawn(crate::service::keep_status(move || seen.line()));
     tokio::select! {
         () = stop => {}
         () = collector.ended() => tracing::error!("the collector has ended by itself: stopping"),
@@ -217,15 +224,19 @@ pub async fn run(
     crate::service::stopping();
     following.abort();
     telling.inspect(JoinHandle::abort);
+    reloading.abort();
+    status_lines.abort();
     let interfaces = u32::try_from(state.collector.interface_names().len()).unwrap_or(u32::MAX);
     let deadline = SHUTDOWN + DETACH.saturating_mul(interfaces);
     // The collector tells the last of every flow; then the servers may go.
     let stopping = async {
         let stopped = tokio::task::spawn_blocking(move || collector.stop()).await;
         drop(over);
-        for server in servers {
-            // Its panic has been printed.
-            let _ = server.await;
+        endpoint.stop().await;
+        // A panic of theirs has been printed.
+        let _ = server.await;
+        if let Some(debugging) = debugging {
+            let _ = debugging.await;
         }
         stopped
     };
@@ -234,6 +245,7 @@ pub async fn run(
         Ok(Err(error)) => tracing::error!(%error, "a part did not end as it should"),
         Err(_) => tracing::warn!("some clients did not let go in time"),
     }
+    watchdog.abort();
     // The socket is replaced at the next start in any case.
     let _ = std::fs::remove_file(&config.api.socket);
     Ok(())
@@ -287,17 +299,15 @@ fn features(config: &Config) -> Features {
 }
 
 /// Tells the collector which interfaces come and go.
-fn follow_interfaces(config: &Config, collector: &Handle, readiness: &Readiness) -> Result<JoinHandle<()>> {
-    let attached = readiness.latch("the interfaces of this host to be found and attached");
-    let selection = Selection::new(&config.capture.interfaces, &config.capture.exclude_interfaces)
-        .context("capture.interfaces")?;
-    // The sender lives as long as the task: it is where a new selection will come from.
-    let (selector, selected) = watch::channel(Arc::new(selection));
+fn follow_interfaces(
+    selected: watch::Receiver<Arc<Selection>>,
+    collector: &Handle,
+    attached: Latch,
+) -> Result<JoinHandle<()>> {
     let (events, mut told) = mpsc::channel(INTERFACE_EVENTS);
     let follower = Follower::open(selected, events).context("cannot follow network interfaces (netlink)")?;
     let collector = collector.clone();
     Ok(tokio::spawn(async move {
-        let _selector = selector;
         let mut running = std::pin::pin!(follower.run());
         loop {
             let event = tokio::select! {
@@ -387,9 +397,29 @@ fn notes(report: &crate::collector::handle::Report, sampling_rate: f64) -> Vec<S
     notes
 }
 
+impl State {
+    /// For `systemctl status`.
+    fn line(&self) -> String {
+        let Some(stats) = self.collector.stats() else { return "the collector does not answer".into() };
+        let lost = stats.events_lost.buffer_full + stats.events_lost.invalid;
+        let mut line = format!(
+            "{} flows on {} interfaces; {lost} events lost, {} packets without room for their flow",
+            stats.table.entries,
+            (stats.hooks.len() / 2).saturating_sub(1),
+            stats.table.overflow_packets,
+        );
+        if let Some(error) = self.reloader.status().error {
+            line.push_str(&format!("; configuration refused: {}", error.message.replace('\n', " ")));
+        }
+        line
+    }
+}
+
 impl Source for State {
     fn status(&self) -> Status {
         let uname = rustix::system::uname();
+        let sampling_rate = self.config.borrow().capture.sampling_rate;
+        let config = self.reloader.status();
         let report = self.collector.report();
         let interfaces = report.iter().flat_map(|report| &report.watched).map(|watched| InterfaceStatus {
             name: watched.name.clone(),
@@ -403,7 +433,7 @@ impl Source for State {
         });
         let mut notes = report.as_ref().map_or_else(
             || vec!["the collector does not answer".into()],
-            |report| notes(report, self.sampling_rate),
+            |report| notes(report, sampling_rate),
         );
         let kubernetes = self.link.as_ref().map(|link| link.status());
         notes.extend(kubernetes.iter().flat_map(|kubernetes| kubernetes.notes()));
@@ -416,11 +446,13 @@ impl Source for State {
             uptime_seconds: u64::try_from(Timestamp::now().duration_since(self.started).as_secs())
                 .unwrap_or(0),
             kernel: format!("{} {}", uname.release().to_string_lossy(), uname.machine().to_string_lossy()),
-            config_file: self.config_file.clone(),
+            config_file: config.file.clone(),
+            config,
             ready: self.readiness.waiting_for().is_empty(),
             waiting_for: self.readiness.waiting_for(),
+            privileges: crate::privilege::held(Path::new("/proc")),
             transport: report.as_ref().map_or("none", |report| report.transport.name()).into(),
-            sampling_rate: self.sampling_rate,
+            sampling_rate,
             interfaces: interfaces.collect(),
             kubernetes,
             accounting: Accounting::of(&stats, held),
@@ -456,14 +488,18 @@ impl Source for State {
     }
 
     fn folds(&self) -> bool {
-        self.folds
+        self.config.borrow().flow.aggregation
+    }
+
+    fn reloader(&self) -> Arc<Reloader> {
+        Arc::clone(&self.reloader)
     }
 
     fn presenter(&self) -> Presenter {
         Presenter {
             clock: WallClock::now(),
             interfaces: self.collector.interface_names(),
-            sampling_rate: self.sampling_rate,
+            sampling_rate: self.config.borrow().capture.sampling_rate,
             drops: Arc::new(self.collector.flow_drops()),
             names: Some(Arc::new(self.names.clone())),
             asked: self.collector.asked(),

@@ -17,6 +17,7 @@
 //! - [`check`]: what is wrong on a host, and how to mend it.
 //! - [`debug`]: the debug server.
 //! - [`interfaces`]: which interfaces and addresses this host has.
+//! - [`reload`]: takes a changed configuration over, whole or not at all.
 //! - [`config`], [`telemetry`], [`privilege`], [`service`], [`clock`]: surroundings.
 //! - [`agent`]: wires all of it, in order, and takes it down again.
 //!
@@ -37,6 +38,7 @@ pub mod flow;
 pub mod interfaces;
 pub mod kernel;
 pub mod privilege;
+pub mod reload;
 pub mod service;
 pub mod sink;
 pub mod telemetry;

@@ -9,6 +9,31 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
 
+/// What operators alert on, as `MESSAGE_ID` in the journal: stable names (`deploy/systemd/README.md` tells what to do).
+pub mod message {
+    /// An interface is not watched.
+    pub const ATTACH_FAILED: &str = "6f9d0f6a3c0b4d2f8a9e1c5b7d3e2a10";
+    /// A configuration was refused.
+    pub const RELOAD_FAILED: &str = "1b6a2f0e9d8c4b7aa5f4e3d2c1b0a911";
+    /// A configuration was taken over.
+    pub const RELOADED: &str = "c2d7e5f8b1a9446d9b0f3e8c7a6d5412";
+    /// The collector makes no progress.
+    pub const COLLECTOR_STUCK: &str = "a8e4c9d1f7b2453e8d6c0b9f5e1a7313";
+    /// Events or packets' flows were lost.
+    pub const LOSS: &str = "4d8b6e2a7c1f49d3b5e0a9f8c6d2b714";
+    /// A sign of attack.
+    pub const SECURITY_ALERT: &str = "e7c3a1f5d9b84602a4c6e8f0b2d41815";
+    /// All of them and what each means.
+    pub const ALL: &[(&str, &str)] = &[
+        (ATTACH_FAILED, "an interface is not watched"),
+        (RELOAD_FAILED, "a configuration was refused"),
+        (RELOADED, "a configuration was taken over"),
+        (COLLECTOR_STUCK, "the collector makes no progress"),
+        (LOSS, "events were lost, or new flows found no room"),
+        (SECURITY_ALERT, "a sign of attack"),
+    ];
+}
+
 /// Changes the level of a running log.
 #[derive(Clone)]
 pub struct LogHandle(reload::Handle<EnvFilter, Registry>);
@@ -44,6 +69,8 @@ pub fn start(log: &Log) -> Result<LogHandle> {
     if journal {
         match tracing_journald::layer() {
             Ok(layer) => {
+                // Without a prefix: `message_id` is the journal's own MESSAGE_ID.
+                let layer = layer.with_field_prefix(None);
                 registry.with(layer).try_init().context("start logging")?;
                 return Ok(LogHandle(handle));
             }

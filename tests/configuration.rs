@@ -144,3 +144,22 @@ fn a_valid_configuration_is_said_to_be_so_and_a_missing_file_is_not() {
     let output = Command::new(env!("CARGO_BIN_EXE_netmon")).args(["--no-such-flag"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn the_reference_file_marks_exactly_what_needs_a_restart() {
+    let text = std::fs::read_to_string("configs/netmon.yaml").unwrap();
+    let (mut path, mut seen) = (Vec::new(), 0);
+    for line in text.lines() {
+        let name = line.trim_start().split(':').next().unwrap_or_default();
+        if name.is_empty() || name.starts_with('#') {
+            continue;
+        }
+        path.truncate((line.len() - line.trim_start().len()) / 2);
+        path.push(name);
+        if let Some(key) = KEYS.iter().find(|key| key.path == path.join(".")) {
+            assert_eq!(line.ends_with("  # restart"), !key.live, "{line}");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, KEYS.len());
+}

@@ -1,8 +1,10 @@
 //! The control API: HTTP/1.1 over a unix socket, answered by [`server`], asked by `netmon-cli`.
 //!
 //! `GET /v1/status`, `GET /v1/flows` (one JSON record a line, streamed; `follow=true` goes on), `GET /v1/stats/flows`.
+//! `GET /v1/config`, `POST /v1/config/reload`, `POST /v1/config/set?KEY=VALUE`.
 //! Errors are `{"error": "..."}` with a 4xx status. Knows flows only through [`source::Source`].
 
+mod config;
 pub mod filter;
 pub mod server;
 pub mod source;

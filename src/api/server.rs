@@ -36,11 +36,11 @@ const DUMPS: usize = 16;
 /// Flows that a sorted dump keeps at most.
 const SORTED: usize = 100_000;
 
-/// Opens the socket: mode 0660, in place of one that nobody listens on any more.
+/// Opens the socket: mode 0660, of this group unless that is empty, in place of one that nobody listens on any more.
 ///
 /// # Errors
 /// When another agent listens, or the path can't be used.
-pub async fn listen(path: &Path) -> Result<UnixListener> {
+pub async fn listen(path: &Path, group: &str) -> Result<UnixListener> {
     let shown = path.display();
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -62,12 +62,28 @@ pub async fn listen(path: &Path) -> Result<UnixListener> {
     let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {shown}"))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
         .with_context(|| format!("cannot set the mode of {shown}"))?;
+    if !group.is_empty() {
+        let Some(id) = group_id(group, "/etc/group") else {
+            bail!("api.group: there is no group {group} in /etc/group");
+        };
+        std::os::unix::fs::chown(path, None, Some(id))
+            .with_context(|| format!("cannot give {shown} to the group {group}"))?;
+    }
     Ok(listener)
 }
 
-type Body = Pin<Box<dyn Stream<Item = Result<Bytes, Infallible>> + Send + Sync>>;
+/// A group's number, by its name or as it stands.
+fn group_id(group: &str, file: &str) -> Option<u32> {
+    let entry = |line: &str| {
+        let mut fields = line.split(':');
+        (fields.next()? == group).then(|| fields.nth(1)?.parse().ok())?
+    };
+    group.parse().ok().or_else(|| std::fs::read_to_string(file).ok()?.lines().find_map(entry))
+}
 
-fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
+pub(super) type Body = Pin<Box<dyn Stream<Item = Result<Bytes, Infallible>> + Send + Sync>>;
+
+pub(super) fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
     let bytes = serde_json::to_vec(value).unwrap_or_default();
     let body = futures_util::stream::once(std::future::ready(Ok(Bytes::from(bytes))));
     answer(status, "application/json", Box::pin(body))
@@ -82,11 +98,11 @@ fn answer(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> 
     response
 }
 
-fn error(status: StatusCode, message: &str) -> Response<Body> {
+pub(super) fn error(status: StatusCode, message: &str) -> Response<Body> {
     json(status, &serde_json::json!({ "error": message }))
 }
 
-struct Reply(Response<Body>);
+pub(super) struct Reply(pub(super) Response<Body>);
 
 impl warp::Reply for Reply {
     fn into_response(self) -> warp::reply::Response {
@@ -147,6 +163,7 @@ pub async fn serve<S: Source>(
 ) {
     let (over, _) = broadcast::channel::<()>(1);
     let slots = Arc::new(Semaphore::new(DUMPS));
+    let config = super::config::routes(source.reloader());
     let given = {
         let source = Arc::clone(&source);
         warp::any().map(move || Arc::clone(&source))
@@ -218,13 +235,13 @@ pub async fn serve<S: Source>(
     let unknown = warp::any().map(|| {
         Reply(error(
             StatusCode::NOT_FOUND,
-            "there are /v1/status, /v1/flows, /v1/stats/flows, /v1/stats/dns, /v1/stats/http, /v1/alerts and /v1/drops",
+            "there are /v1/status, /v1/flows, /v1/stats/flows, /v1/stats/dns, /v1/stats/http, /v1/alerts, /v1/drops and /v1/config",
         ))
     });
     let stats = stats.or(dns).unify().or(http).unify();
-    let routes = warp::get().and(
+    let routes = config.or(warp::get().and(
         status.or(stats).unify().or(alerts).unify().or(drops).unify().or(flows).unify().or(unknown).unify(),
-    );
+    ));
     let stop = async move {
         until.await;
         // Streams that follow end too. Nobody may be following.

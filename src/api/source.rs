@@ -1,6 +1,7 @@
 //! What the API asks the agent for.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
@@ -11,6 +12,7 @@ use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
 use crate::kernel::messages::Messages;
 use crate::kernel::stats::DropStats;
+use crate::reload::Reloader;
 
 /// Which flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub trait Source: Send + Sync + 'static {
     /// Whether updates are folded (`flow.aggregation`): then each is what happened in an interval, and goes with no flow of
     /// the table.
     fn folds(&self) -> bool;
+    /// Who owns the configuration.
+    fn reloader(&self) -> Arc<Reloader>;
     /// Updates from now on.
     fn subscribe(&self) -> broadcast::Receiver<Batch>;
 }

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::enrich::kubernetes::progress::KubernetesStatus;
 use crate::flow::update::Flow;
 use crate::kernel::stats::{KernelStats, Outcome};
+use crate::privilege::Privileges;
+use crate::reload::outcome::ConfigStatus;
 
 /// How one interface is watched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,10 +78,14 @@ pub struct Status {
     pub kernel: String,
     /// Configuration file.
     pub config_file: Option<String>,
+    /// How taking the configuration over went.
+    pub config: ConfigStatus,
     /// Whether every part is ready.
     pub ready: bool,
     /// What is missing.
     pub waiting_for: Vec<String>,
+    /// What the agent may do, and why.
+    pub privileges: Privileges,
     /// `ringbuf` or `perf`.
     pub transport: String,
     /// Share of flows kept.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use netmon::agent::Start;
 use netmon::config::cli::Arguments;
 use netmon::config::{Config, ConfigErrors, Inputs};
 use netmon::kernel::load::LoadError;
@@ -32,23 +33,24 @@ fn status_of(error: &anyhow::Error) -> u8 {
 }
 
 fn start(arguments: &Arguments) -> Result<()> {
-    let loaded = Config::load(&Inputs {
+    let inputs = Inputs {
         file: arguments.config.clone(),
         environment: std::env::vars().collect(),
         flags: arguments.settings(),
-    })?;
+    };
+    let loaded = Config::load(&inputs)?;
     if arguments.check_config {
         println!("netmon: the configuration is valid");
         return Ok(());
     }
-    let config = loaded.config;
-    let _log = netmon::telemetry::start(&config.log)?;
+    let log = netmon::telemetry::start(&loaded.config.log)?;
     privilege::check()?;
     netmon::kernel::log_libbpf();
-    let workers = usize::try_from(config.performance.workers).unwrap_or(4);
+    let workers = usize::try_from(loaded.config.performance.workers).unwrap_or(4);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .thread_name("netmon-worker")
+        .on_thread_start(privilege::drop_rest)
         .enable_all()
         .build()
         .context("start the worker threads")?;
@@ -61,7 +63,7 @@ fn start(arguments: &Arguments) -> Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        netmon::agent::run(config, arguments.mode, arguments.config.as_deref(), stop).await
+        netmon::agent::run(Start { loaded, inputs, mode: arguments.mode, log }, stop).await
     });
     // A name that is being resolved can't be called back.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

@@ -67,6 +67,9 @@ pub enum Command {
     /// Counts
     #[command(subcommand)]
     Stats(Stats),
+    /// The configuration of the running agent
+    #[command(subcommand)]
+    Config(Config),
     /// Signs of attack, newest first
     Alerts,
     /// Packets that this host's kernel dropped, and what its reasons mean
@@ -151,6 +154,32 @@ pub enum Stats {
     Dns,
     /// HTTP/1 responses by server and class, and how long they took
     Http,
+}
+
+/// `config ...`
+#[derive(Clone, Debug, Subcommand)]
+pub enum Config {
+    /// Every key: its value, where that came from, and whether a change needs a restart
+    Show,
+    /// The value of one key
+    Get {
+        /// Path, like flow.flow_timeout
+        key: String,
+    },
+    /// Changes keys of the running agent until it restarts: all of them or none
+    Set {
+        /// Path and value, like flow.flow_timeout=60s
+        #[arg(required = true, value_name = "KEY=VALUE")]
+        pairs: Vec<String>,
+    },
+    /// Checks a file, without an agent
+    Validate {
+        /// Configuration file (YAML)
+        #[arg(env = "NETMON_CONFIG", default_value = "/etc/netmon/netmon.yaml")]
+        file: PathBuf,
+    },
+    /// Reads the file again and takes it over: the whole of it or nothing
+    Reload,
 }
 
 /// Filters of a dump. All that are given must match.

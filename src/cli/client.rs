@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
 /// The agent did not accept what was asked.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Refused(String);
+pub struct Refused(pub(super) String);
 
 /// Asks one agent.
 pub struct Client {
@@ -78,7 +78,12 @@ impl Client {
         Self { socket: socket.into() }
     }
 
-    async fn ask(&self, path: &str, query: &[(String, String)]) -> Result<Response<Incoming>> {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(String, String)],
+    ) -> Result<Response<Incoming>> {
         let stream =
             UnixStream::connect(&self.socket).await.map_err(|error| unreachable(&error, &self.socket))?;
         let (mut sender, connection) =
@@ -92,7 +97,9 @@ impl Client {
             uri.push('=');
             encode(value, &mut uri);
         }
-        let request = Request::get(uri)
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
             .header("host", "netmon")
             .body(Empty::<Bytes>::new())
             .context("ask the agent")?;
@@ -114,7 +121,29 @@ impl Client {
     /// # Errors
     /// When nobody answers, or not what was expected.
     pub async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let body = self.ask(path, &[]).await?.into_body().collect().await.context("read the answer")?;
+        self.answer(Method::GET, path, &[]).await
+    }
+
+    /// Has something done.
+    ///
+    /// # Errors
+    /// When nobody answers, or the agent refuses.
+    pub async fn post<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(String, String)],
+    ) -> Result<T> {
+        self.answer(Method::POST, path, query).await
+    }
+
+    async fn answer<T: serde::de::DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(String, String)],
+    ) -> Result<T> {
+        let body = self.ask(method, path, query).await?.into_body();
+        let body = body.collect().await.context("read the answer")?;
         serde_json::from_slice(&body.to_bytes())
             .context("the agent's answer is not understood (are netmon and netmon-cli of one version?)")
     }
@@ -124,7 +153,7 @@ impl Client {
     /// # Errors
     /// When nobody answers, or the agent refuses.
     pub async fn lines(&self, path: &str, query: &[(String, String)]) -> Result<Lines> {
-        let body = self.ask(path, query).await?.into_body();
+        let body = self.ask(Method::GET, path, query).await?.into_body();
         Ok(Lines { body, rest: Vec::new(), start: 0 })
     }
 }

@@ -3,6 +3,7 @@
 pub mod arguments;
 pub mod bundle;
 pub mod client;
+mod config;
 pub mod doctor;
 mod evidence;
 pub mod hints;
@@ -35,7 +36,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Err(error) => {
             // Nothing is left to be done when standard error is gone too.
             let _ = writeln!(std::io::stderr(), "netmon-cli: {error:#}");
-            if error.is::<client::Refused>() {
+            if error.is::<client::Refused>() || error.is::<crate::config::ConfigErrors>() {
                 ExitCode::from(2)
             } else if error.is::<doctor::CannotRun>() {
                 ExitCode::from(3)
@@ -61,6 +62,7 @@ async fn execute(arguments: &Arguments) -> Result<()> {
         Command::Stats(Stats::Flows) => show::flow_stats(&client.get("/v1/stats/flows").await?, output),
         Command::Stats(Stats::Dns) => show::dns_stats(&client.get("/v1/stats/dns").await?, output),
         Command::Stats(Stats::Http) => show::http_stats(&client.get("/v1/stats/http").await?, output),
+        Command::Config(command) => config::run(&client, command, output).await,
         Command::Alerts => show::alerts(&client.get::<Vec<_>>("/v1/alerts").await?, output),
         Command::Drops => show::drops(&client.get("/v1/drops").await?, output),
         Command::Why { src, dst } => show::why(&why::ask(&client, src, dst).await?, output),

@@ -19,6 +19,7 @@ use crate::flow::messages::Times;
 use crate::flow::record::FlowRecord;
 use crate::kernel::messages::{CLASSES, DnsTotals, HttpServer, HttpTotals};
 use crate::kernel::stats::DropStats;
+use crate::reload::outcome::{Cause, Changed, ConfigStatus};
 
 pub(super) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
@@ -92,6 +93,24 @@ pub fn why(answer: &Answer, output: Output) -> Result<()> {
     print(&format!("{}{evidence}", answer.sentence))
 }
 
+fn reload(config: &ConfigStatus) -> String {
+    let changed =
+        |changes: &[Changed]| changes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let since = config.since.map(|at| at.strftime("%F %T UTC").to_string()).unwrap_or_default();
+    let mut text = format!("{since} ({})", config.cause.map_or("never", Cause::words));
+    if !config.changed.is_empty() {
+        text.push_str(&format!(": {}", changed(&config.changed)));
+    }
+    if !config.after_restart.is_empty() {
+        text.push_str(&format!("\n           after a restart: {}", changed(&config.after_restart)));
+    }
+    if let Some(error) = &config.error {
+        let at = error.at.strftime("%F %T UTC");
+        text.push_str(&format!("\n           REFUSED {at} ({}): {}", error.cause.words(), error.message));
+    }
+    text
+}
+
 /// `status`
 pub fn status(status: &Status, output: Output) -> Result<()> {
     if output != Output::Table {
@@ -106,6 +125,7 @@ pub fn status(status: &Status, output: Output) -> Result<()> {
         ),
         format!("up         {}", duration(status.uptime_seconds * 1_000_000)),
         format!("config     {}", status.config_file.as_deref().unwrap_or("none: defaults")),
+        format!("reload     {}", reload(&status.config)),
         if status.ready {
             "ready      yes".into()
         } else {
@@ -156,6 +176,9 @@ pub fn status(status: &Status, output: Output) -> Result<()> {
             kubernetes.node_from
         ));
     }
+    let held: Vec<String> =
+        status.privileges.held.iter().map(|held| format!("{} {}", held.capability, held.why)).collect();
+    lines.push(format!("may        uid {}: {}", status.privileges.uid, held.join("; ")));
     lines.extend(status.notes.iter().map(|note| format!("note       {note}")));
     print(&lines.join("\n"))?;
     let mut table = tables::table(&["INTERFACE", "INDEX", "ATTACHED", "PROBLEM"]);

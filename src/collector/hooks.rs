@@ -8,6 +8,7 @@ use crate::kernel::grace::Grace;
 use crate::kernel::object::Object;
 use crate::kernel::stats::{Hook, HookCounters};
 use crate::kernel::types::nm_interface;
+use crate::telemetry::message;
 
 /// Length of an Ethernet header.
 const ETHERNET_BYTES: u32 = 14;
@@ -71,7 +72,10 @@ impl Hooks {
                 tracing::info!(interface = %interface.name, index = interface.index, method = attachment.method().name(), "attached");
             }
             Err(error) => {
-                tracing::warn!(interface = %interface.name, index = interface.index, %error, "not watched")
+                tracing::warn!(
+                    message_id = message::ATTACH_FAILED, interface = %interface.name, index = interface.index, %error,
+                    "not watched"
+                )
             }
         }
         let entry = Entry { name: interface.name.clone(), local_peer: interface.local_peer, attachment };

@@ -18,8 +18,11 @@ impl Rechecks {
         Self { queue: VecDeque::new(), delay_ticks }
     }
 
-    /// Changes the delay of what comes next.
+    /// Changes the delay, of those that wait, too.
     pub fn set_delay(&mut self, delay_ticks: u32) {
+        for (due, _) in &mut self.queue {
+            *due = due.wrapping_sub(self.delay_ticks).wrapping_add(delay_ticks);
+        }
         self.delay_ticks = delay_ticks;
     }
 
@@ -52,5 +55,22 @@ impl Rechecks {
             self.queue.shrink_to(self.queue.len() * 2);
         }
         Some(slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_delay_is_that_of_those_who_wait() {
+        let mut queue = Rechecks::after(1000);
+        queue.push(SlotRef::new(0, 1), 0);
+        queue.push(SlotRef::new(0, 2), 50);
+        queue.set_delay(100);
+        queue.push(SlotRef::new(0, 3), 60);
+        let due: Vec<_> =
+            [99, 100, 149, 150, 160].map(|now| queue.pop_due(now).map(|slot| slot.slot())).into();
+        assert_eq!(due, [None, Some(1), None, Some(2), Some(3)]);
     }
 }

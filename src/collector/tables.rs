@@ -107,6 +107,11 @@ pub struct Handed {
     pub strays: Vec<SlotRef>,
 }
 
+/// Slots of the largest table for so many flows.
+fn slots_for(max_flows: u64) -> u64 {
+    ((max_flows as f64 / FULL).ceil() as u64).max(8)
+}
+
 /// Current and previous table.
 pub struct Tables {
     entries: [Option<Arc<Table>>; TABLE_ENTRIES as usize],
@@ -136,7 +141,7 @@ impl Tables {
     /// # Errors
     /// The kernel's.
     pub fn install(object: &mut Object, max_flows: u64) -> std::io::Result<Self> {
-        let max_slots = ((max_flows as f64 / FULL).ceil() as u64).max(8);
+        let max_slots = slots_for(max_flows);
         let mut tables = Self {
             entries: [const { None }; TABLE_ENTRIES as usize],
             current: 0,
@@ -155,6 +160,11 @@ impl Tables {
         };
         tables.publish(object, 0, Table::create(FIRST_SLOTS.min(max_slots), tables.layout)?)?;
         Ok(tables)
+    }
+
+    /// Changes the bound. A larger one is made use of at once, a smaller one when so few flows are left.
+    pub fn set_max_flows(&mut self, max_flows: u64) {
+        self.max_slots = slots_for(max_flows);
     }
 
     fn publish(&mut self, object: &mut Object, entry: u32, table: Table) -> std::io::Result<()> {
@@ -398,6 +408,10 @@ impl Tables {
         let left = (slots * BRIM - (flows + unread) as f64).max(0.0) / self.opening.max(1.0);
         let in_time = (left / 2.0 * ZEROED / self.layout.slot_bytes() as f64).max(slots * BURST);
         let most = self.max_slots.min(in_time as u64);
+        // The bound was lowered below what is there: not before they fit.
+        if shrink && flows as f64 > most as f64 * FULL {
+            return None;
+        }
         Some(if last { most } else { wanted.clamp(least, most) })
     }
 

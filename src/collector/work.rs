@@ -1,7 +1,9 @@
 //! The collector's thread: its loop, and what it does with events, due slots and commands.
 
+mod live;
+
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -24,6 +26,7 @@ use crate::kernel::object::{Object, TABLE_ENTRIES, Transport};
 use crate::kernel::stats::{EventLoss, KernelStats, KindCount, Outcome, TableStats};
 use crate::kernel::table::{DEAD, MOVED, SLOTS, Table};
 use crate::kernel::types::nm_kind;
+use crate::telemetry::message;
 
 /// The timer: how long an event waits at most, 80 ms.
 const TICK: Duration = Duration::from_millis(80);
@@ -111,6 +114,8 @@ pub(super) struct Work {
     resize_warned: Option<Instant>,
     context_changed: bool,
     servers: Servers,
+    /// Counts up for as long as the thread goes on.
+    heartbeat: Arc<AtomicU64>,
 }
 
 impl Work {
@@ -124,16 +129,11 @@ impl Work {
         sink: Box<dyn Sink>,
         view: FlowView,
         names: Arc<Mutex<Arc<HashMap<u32, String>>>>,
+        heartbeat: Arc<AtomicU64>,
     ) -> Self {
         let context = view.context.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let threshold = if settings.sampling_rate >= 1.0 {
-            u32::MAX
-        } else {
-            // `u32::MAX` means all, so the largest share below one is one less.
-            ((settings.sampling_rate * f64::from(u32::MAX)) as u32).min(u32::MAX - 1)
-        };
         let mut control = object.control();
-        control.set_sample_below(threshold);
+        control.set_sample_below(live::threshold(settings.sampling_rate));
         control.set_interval_ticks(clock::ticks(settings.active_interval));
         Self {
             hooks: Hooks::new(settings.method),
@@ -164,6 +164,7 @@ impl Work {
             resize_warned: None,
             context_changed: false,
             servers: Servers::default(),
+            heartbeat,
             object,
             tables,
             events,
@@ -177,6 +178,7 @@ impl Work {
 
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
         loop {
+            self.heartbeat.fetch_add(1, Ordering::Relaxed);
             self.events.wait(self.pause());
             loop {
                 match commands.try_recv() {
@@ -237,6 +239,10 @@ impl Work {
                 self.ledger.context.addresses = addresses;
                 self.context_changed = true;
             }
+            Command::Configure(settings, answer) => {
+                self.configure(settings);
+                let _ = answer.send(());
+            }
             // Whoever asked may have gone.
             Command::Stats(answer) => drop(answer.send(self.stats())),
             Command::Report(answer) => {
@@ -277,6 +283,7 @@ impl Work {
             let mut read = std::mem::take(&mut self.read);
             read.clear();
             let count = self.events.read(&mut read, RUN);
+            self.heartbeat.fetch_add(1, Ordering::Relaxed);
             let read_at = Instant::now();
             let now_ns = clock::monotonic_ns();
             for event in &read {
@@ -343,7 +350,7 @@ impl Work {
             let protocol = crate::flow::key::Protocol((event.slot >> 1) as u8);
             let hook = if event.slot & 1 == 1 { "egress" } else { "ingress" };
             tracing::warn!(
-                %protocol, hook, flows = self.ledger.live, max_flows = self.settings.max_flows,
+                message_id = message::LOSS, %protocol, hook, flows = self.ledger.live, max_flows = self.settings.max_flows,
                 "no room in the flow table: packets of new flows are counted by protocol only \
                  (netmon_flow_table_overflows_total); raise flow.max_flows if this goes on"
             );

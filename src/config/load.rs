@@ -21,6 +21,21 @@ pub enum Origin {
     Environment(String),
     /// The command line.
     Flag,
+    /// `netmon-cli config set`.
+    Set,
+}
+
+impl Origin {
+    /// In words.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Default => "default".into(),
+            Self::File(path) => format!("file {}", path.display()),
+            Self::Environment(name) => format!("environment {name}"),
+            Self::Flag => "flag".into(),
+            Self::Set => "set".into(),
+        }
+    }
 }
 
 /// All that is put together.
@@ -41,6 +56,42 @@ pub struct Loaded {
     pub config: Config,
     /// Origin of each key of the schema.
     pub origins: BTreeMap<&'static str, Origin>,
+    /// Value of each key of the schema in its normal form: durations in milliseconds, sizes in bytes.
+    pub values: BTreeMap<&'static str, Value>,
+}
+
+impl Loaded {
+    /// The same with these keys as they are in `other`.
+    ///
+    /// # Errors
+    /// None is known: both are valid.
+    pub fn keeping(&self, keys: &[&'static str], other: &Self) -> Result<Self, ConfigErrors> {
+        let mut settings = self.settings();
+        for (path, setting) in other.settings() {
+            if keys.contains(&path) {
+                settings.insert(path, setting);
+            }
+        }
+        Layers { settings, errors: Vec::new() }.finish()
+    }
+
+    /// The same with what a running agent was told (paths and values).
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn with(&self, sets: &[(String, String)]) -> Result<Self, ConfigErrors> {
+        let mut layers = Layers { settings: self.settings(), errors: Vec::new() };
+        layers.sets(sets);
+        layers.finish()
+    }
+
+    fn settings(&self) -> BTreeMap<&'static str, (Value, Origin)> {
+        let values = self.values.iter();
+        values
+            .zip(self.origins.values())
+            .map(|((path, value), origin)| (*path, (value.clone(), origin.clone())))
+            .collect()
+    }
 }
 
 /// Variables that other parts of the product read.
@@ -57,6 +108,14 @@ impl Config {
     /// # Errors
     /// All mistakes at once.
     pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigErrors> {
+        Self::load_with(inputs, &[])
+    }
+
+    /// The same, with what a running agent was told (paths and values) above the command line.
+    ///
+    /// # Errors
+    /// All mistakes at once.
+    pub fn load_with(inputs: &Inputs, sets: &[(String, String)]) -> Result<Loaded, ConfigErrors> {
         let mut layers = Layers { settings: BTreeMap::new(), errors: Vec::new() };
         layers.defaults();
         if let Some(file) = &inputs.file {
@@ -66,6 +125,7 @@ impl Config {
         for (path, value) in &inputs.flags {
             layers.put_text("command line", path, value, Origin::Flag);
         }
+        layers.sets(sets);
         layers.finish()
     }
 }
@@ -200,6 +260,12 @@ impl Layers {
         }
     }
 
+    fn sets(&mut self, sets: &[(String, String)]) {
+        for (path, value) in sets {
+            self.put_text("config set", path, value, Origin::Set);
+        }
+    }
+
     fn put_text(&mut self, origin: &str, path: &str, text: &str, from: Origin) {
         match schema::find(path) {
             Some(key) => match values::normal(&key.kind, &Value::from(text), true) {
@@ -216,8 +282,10 @@ impl Layers {
         }
         let mut tree = Value::Object(Map::new());
         let mut origins = BTreeMap::new();
+        let mut values = BTreeMap::new();
         for (path, (value, origin)) in self.settings {
             origins.insert(path, origin);
+            values.insert(path, value.clone());
             let mut at = &mut tree;
             for part in path.split('.') {
                 if !at.is_object() {
@@ -230,7 +298,7 @@ impl Layers {
         let config = serde_json::from_value(tree).map_err(|error| {
             ConfigErrors(vec![ConfigError::Syntax { origin: "schema".into(), reason: error.to_string() }])
         })?;
-        Ok(Loaded { config, origins })
+        Ok(Loaded { config, origins, values })
     }
 }
 

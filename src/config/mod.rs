@@ -8,6 +8,7 @@ mod error;
 mod load;
 mod public;
 pub mod schema;
+pub mod show;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -284,7 +285,10 @@ section!(
 );
 section!(
     /// `api`
-    Api { socket: String = "Control socket." }
+    Api {
+        socket: String = "Control socket.",
+        group: String = "Group that may use it; empty = the agent's.",
+    }
 );
 section!(
     /// `debug`

@@ -71,10 +71,17 @@ pub struct Key {
     pub default: &'static str,
     /// What it does.
     pub meaning: &'static str,
+    /// Whether a running agent takes a new value over; what it does not take over waits for a restart.
+    pub live: bool,
 }
 
 const fn key(path: &'static str, kind: Kind, default: &'static str, meaning: &'static str) -> Key {
-    Key { path, kind, default, meaning }
+    Key { path, kind, default, meaning, live: false }
+}
+
+/// One that a running agent takes over.
+const fn live(path: &'static str, kind: Kind, default: &'static str, meaning: &'static str) -> Key {
+    Key { path, kind, default, meaning, live: true }
 }
 
 /// Tunnels that can be looked into.
@@ -82,9 +89,9 @@ pub const TUNNELS: &[&str] = &[TunnelKind::Vxlan.name(), TunnelKind::Geneve.name
 
 /// Every key, in the order of the documentation.
 pub const KEYS: &[Key] = &[
-    key("capture.interfaces", Kind::Globs, "[]", "interfaces to watch; [] = every one that matters"),
-    key("capture.exclude_interfaces", Kind::Globs, "[]", "interfaces to leave out"),
-    key(
+    live("capture.interfaces", Kind::Globs, "[]", "interfaces to watch; [] = every one that matters"),
+    live("capture.exclude_interfaces", Kind::Globs, "[]", "interfaces to leave out"),
+    live(
         "capture.sampling_rate",
         Kind::Share(0.0, 1.0),
         "1.0",
@@ -104,15 +111,15 @@ pub const KEYS: &[Key] = &[
         "how events reach the agent",
     ),
     key("capture.decapsulate", Kind::Words(TUNNELS), "[]", "tunnels whose inner packets are counted"),
-    key("flow.max_flows", Kind::Integer(1, 16_000_000), "1000000", "flows at most"),
-    key("flow.flow_timeout", Kind::Duration(1000), "300s", "idle flows leave after this (also max_age)"),
-    key("flow.connect_timeout", Kind::Duration(100), "10s", "an unanswered attempt has failed after this"),
-    key("flow.active_interval", Kind::Duration(100), "5s", "long flows report this often"),
-    key("flow.aggregation", Kind::Bool, "false", "fold client ports together in exported records"),
-    key("export.prometheus.enabled", Kind::Bool, "true", "serve metrics"),
-    key("export.prometheus.address", Kind::Text, "\"\"", "address to listen on; empty = by mode"),
-    key("export.prometheus.port", Kind::Integer(0, 65_535), "9090", "port to listen on; 0 = any"),
-    key(
+    live("flow.max_flows", Kind::Integer(1, 16_000_000), "1000000", "flows at most"),
+    live("flow.flow_timeout", Kind::Duration(1000), "300s", "idle flows leave after this (also max_age)"),
+    live("flow.connect_timeout", Kind::Duration(100), "10s", "an unanswered attempt has failed after this"),
+    live("flow.active_interval", Kind::Duration(100), "5s", "long flows report this often"),
+    live("flow.aggregation", Kind::Bool, "false", "fold client ports together in exported records"),
+    live("export.prometheus.enabled", Kind::Bool, "true", "serve metrics"),
+    live("export.prometheus.address", Kind::Text, "\"\"", "address to listen on; empty = by mode"),
+    live("export.prometheus.port", Kind::Integer(0, 65_535), "9090", "port to listen on; 0 = any"),
+    live(
         "export.prometheus.top_pairs",
         Kind::Integer(1, 100_000),
         "1000",
@@ -138,7 +145,7 @@ pub const KEYS: &[Key] = &[
         "10000",
         "flow updates that may wait for exporters",
     ),
-    key("performance.batch_size", Kind::Integer(1, 100_000), "1000", "flow updates in a batch"),
+    live("performance.batch_size", Kind::Integer(1, 100_000), "1000", "flow updates in a batch"),
     key("features.protocol_detection.enabled", Kind::Bool, "true", "recognise application protocols"),
     key(
         "features.protocol_detection.protocols",
@@ -156,21 +163,21 @@ pub const KEYS: &[Key] = &[
         "[0.1, 0.5, 1, 5, 10, 50, 100, 500, 1000]",
         "upper bounds, milliseconds",
     ),
-    key("features.security_monitoring.enabled", Kind::Bool, "true", "look for signs of attack"),
-    key("features.security_monitoring.detect_port_scans", Kind::Bool, "true", "port scans"),
-    key(
+    live("features.security_monitoring.enabled", Kind::Bool, "true", "look for signs of attack"),
+    live("features.security_monitoring.detect_port_scans", Kind::Bool, "true", "port scans"),
+    live(
         "features.security_monitoring.detect_suspicious_patterns",
         Kind::Bool,
         "true",
         "floods, stealth probes, bursts of logins, beacons, DNS tunnels, new services",
     ),
-    key(
+    live(
         "features.security_monitoring.learning_time",
         Kind::Duration(1000),
         "10m",
         "after the start, services that answer are not new",
     ),
-    key(
+    live(
         "features.security_monitoring.allow",
         Kind::Networks,
         "[]",
@@ -191,7 +198,7 @@ pub const KEYS: &[Key] = &[
     key("kubernetes.events", Kind::Bool, "true", "tell alerts and failures to attach as Kubernetes Events"),
     key("resources.memory_limit", Kind::Size, "1Gi", "memory of agent and kernel maps"),
     key("resources.cpu_limit", Kind::Cores, "\"2\"", "cores"),
-    key(
+    live(
         "resources.maps.flow_map_size",
         Kind::Integer(1, 16_000_000),
         "1000000",
@@ -199,8 +206,9 @@ pub const KEYS: &[Key] = &[
     ),
     key("resources.maps.event_buffer_size", Kind::Integer(100, 50_000_000), "100000", "events that may wait"),
     key("api.socket", Kind::Text, "/run/netmon/netmon.sock", "control socket"),
+    key("api.group", Kind::Text, "\"\"", "group that may use the control socket; empty = that of the agent"),
     key("debug.server", Kind::Address, "\"\"", "debug server; off when empty"),
-    key(
+    live(
         "log.level",
         Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
         "info",

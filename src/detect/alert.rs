@@ -296,6 +296,7 @@ fn log(alert: &Alert, names: Option<&dyn Names>) {
     let ends = alert.ends(names);
     let name = |end: &Option<Endpoint>| end.as_ref().and_then(Endpoint::cluster_name);
     tracing::warn!(
+        message_id = crate::telemetry::message::SECURITY_ALERT,
         kind = kind.name(),
         severity = kind.severity(),
         id = alert.id(),

@@ -108,6 +108,12 @@ impl Detector {
         }
     }
 
+    /// Looks for something else from now on; what was seen is kept.
+    pub fn configure(&mut self, settings: Settings) {
+        self.services.learn_until(settings.learn_until_ns);
+        self.settings = settings;
+    }
+
     /// Looks at updates.
     pub fn observe(&mut self, updates: &[FlowUpdate]) {
         self.observe_known(updates, &[]);

@@ -39,6 +39,11 @@ impl Services {
         Self { learn_until_ns, ephemeral, known: Box::new([[0; 1024]; 2]) }
     }
 
+    /// Learns until then.
+    pub fn learn_until(&mut self, ns: u64) {
+        self.learn_until_ns = ns;
+    }
+
     /// Looks at an update; of those who are `allowed` it only learns.
     pub fn look(&mut self, update: &FlowUpdate, allowed: bool, alerts: &mut Alerts) {
         let flow = &update.flow;

@@ -105,9 +105,10 @@ impl Host {
         let (walk, asked) = sync_channel(1);
         if let Some(tree) = tree {
             let inner = Arc::clone(&inner);
-            std::thread::Builder::new()
-                .name("netmon-names".into())
-                .spawn(move || keep_walking(&tree, &inner, &asked))?;
+            std::thread::Builder::new().name("netmon-names".into()).spawn(move || {
+                crate::privilege::drop_rest();
+                keep_walking(&tree, &inner, &asked);
+            })?;
             // The first walk: the channel is empty and has room.
             let _ = walk.try_send(());
         }

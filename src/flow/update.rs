@@ -214,4 +214,6 @@ pub trait Sink: Send {
     fn take(&mut self, updates: &[FlowUpdate], read_at: Instant);
     /// That was all for now.
     fn flush(&mut self);
+    /// From now on so large a share of all flows is kept.
+    fn sampling(&mut self, _rate: f64) {}
 }

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use super::history::History;
 use super::prometheus::FlowMetrics;
@@ -30,8 +30,18 @@ pub struct Feed {
     names: Directory,
     followers: broadcast::Sender<Batch>,
     pending: Vec<FlowUpdate>,
+    settings: watch::Receiver<FeedSettings>,
     batch_size: usize,
     folding: Option<Folding>,
+}
+
+/// What followers get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FeedSettings {
+    /// Updates at most at once.
+    pub batch_size: usize,
+    /// Client ports are folded together, and told so often.
+    pub fold_every: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -41,28 +51,28 @@ struct Folding {
     due: Instant,
 }
 
+impl Folding {
+    fn every(interval: Duration) -> Self {
+        Self { fold: Fold::default(), interval, due: Instant::now() + interval }
+    }
+}
+
 /// The channel to followers: `buffer_size` updates in batches of `batch_size`.
 pub fn channel(buffer_size: usize, batch_size: usize) -> broadcast::Sender<Batch> {
     broadcast::Sender::new((buffer_size / batch_size.max(1)).clamp(LEAST_BATCHES, 1 << 16))
 }
 
 impl Feed {
-    /// Feeds these; followers get at most `batch_size` updates at once, and client ports folded together when told how
-    /// often.
+    /// Feeds these. New settings may be sent at any time.
     pub fn new(
         metrics: Arc<Mutex<FlowMetrics>>,
         history: Arc<Mutex<History>>,
         detector: Arc<Mutex<Detector>>,
         names: Directory,
         followers: broadcast::Sender<Batch>,
-        batch_size: usize,
-        fold_every: Option<Duration>,
+        mut settings: watch::Receiver<FeedSettings>,
     ) -> Self {
-        let folding = fold_every.map(|interval| Folding {
-            fold: Fold::default(),
-            interval,
-            due: Instant::now() + interval,
-        });
+        let FeedSettings { batch_size, fold_every } = *settings.borrow_and_update();
         Self {
             metrics,
             history,
@@ -70,8 +80,20 @@ impl Feed {
             names,
             followers,
             pending: Vec::new(),
+            settings,
             batch_size: batch_size.max(1),
-            folding,
+            folding: fold_every.map(Folding::every),
+        }
+    }
+
+    /// What is folded until now is told as it is.
+    fn configure(&mut self) {
+        let FeedSettings { batch_size, fold_every } = *self.settings.borrow_and_update();
+        self.batch_size = batch_size.max(1);
+        if self.folding.as_ref().map(|folding| folding.interval) != fold_every
+            && let Some(mut folding) = std::mem::replace(&mut self.folding, fold_every.map(Folding::every))
+        {
+            self.pending.extend(folding.fold.take());
         }
     }
 
@@ -113,7 +135,15 @@ impl Sink for Feed {
         }
     }
 
+    fn sampling(&mut self, rate: f64) {
+        self.metrics.lock().unwrap_or_else(PoisonError::into_inner).set_sampling_rate(rate);
+    }
+
     fn flush(&mut self) {
+        // An error means that no more can come.
+        if self.settings.has_changed().unwrap_or(false) {
+            self.configure();
+        }
         if let Some(folding) = self.folding.as_mut().filter(|folding| folding.due <= Instant::now()) {
             folding.due += folding.interval;
             self.pending.extend(folding.fold.take());

@@ -88,8 +88,7 @@ impl<'a> Agent<'a> {
         arguments: &str,
     ) -> Child {
         let file = folder.path().join("netmon.yaml");
-        let socket = folder.path().join("netmon.sock");
-        std::fs::write(&file, format!("{config}\napi: {{ socket: {} }}\n", socket.display())).unwrap();
+        std::fs::write(&file, Self::whole(folder, config)).unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         Command::new("ip")
             .args(["netns", "exec", &net.name(namespace), "sh", "-c"])
@@ -103,6 +102,21 @@ impl<'a> Agent<'a> {
             .stderr(log)
             .spawn()
             .unwrap()
+    }
+
+    /// A configuration and what every agent here needs beside it.
+    fn whole(folder: &tempfile::TempDir, config: &str) -> String {
+        format!("{config}\napi: {{ socket: {} }}\n", folder.path().join("netmon.sock").display())
+    }
+
+    /// A configuration as it stands in the agent's file.
+    pub fn text(&self, config: &str) -> String {
+        Self::whole(&self.folder, config)
+    }
+
+    /// The agent's configuration file.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("netmon.yaml")
     }
 
     /// Process id: `ip netns exec` and the shell become the agent.
@@ -139,6 +153,18 @@ impl<'a> Agent<'a> {
             .args(arguments)
             .output()
             .unwrap()
+    }
+
+    /// netmon-cli as people see it: exit status, standard output and standard error.
+    pub fn cli_text(&self, arguments: &[&str]) -> (i32, String, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
+            .arg("--socket")
+            .arg(self.socket())
+            .args(arguments)
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
     }
 
     pub fn flows(&self, filters: &[&str]) -> Vec<Value> {

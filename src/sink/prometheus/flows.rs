@@ -67,8 +67,8 @@ impl std::ops::AddAssign for Observations {
 pub struct Totals {
     /// Flows opened.
     pub opened: f64,
-    /// Flows opened and not ended.
-    pub active: f64,
+    /// Flows opened and not ended, of those that are kept.
+    pub active: u64,
     /// Packets.
     pub packets: f64,
 }
@@ -119,6 +119,16 @@ impl FlowMetrics {
             processing: Summary::default(),
             delay: Summary::default(),
         }
+    }
+
+    /// A kept flow stands for another number of flows from now on.
+    pub fn set_sampling_rate(&mut self, rate: f64) {
+        self.weight = 1.0 / rate;
+    }
+
+    /// So many address pairs from now on; those that have no place any more are in the rest.
+    pub fn set_top_pairs(&mut self, top_pairs: usize) {
+        self.pairs.set_cap(top_pairs);
     }
 
     fn scaled(&self, bytes: u64) -> u64 {
@@ -192,11 +202,11 @@ impl FlowMetrics {
             match update.change {
                 Change::Opened => {
                     totals.opened += self.weight;
-                    totals.active += self.weight;
+                    totals.active += 1;
                 }
                 Change::Active => {}
                 Change::Ended => {
-                    totals.active = (totals.active - self.weight).max(0.0);
+                    totals.active = totals.active.saturating_sub(1);
                     let reason = flow.reason.filter(|_| flow.status == Status::Failed);
                     *self.ended.entry((class, reason)).or_default() += self.weight;
                     if reason == Some(Reason::Reset) {

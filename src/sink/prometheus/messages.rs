@@ -1,5 +1,7 @@
 //! DNS and HTTP/1 on the page of metrics.
 
+use std::collections::HashMap;
+
 use prometheus::proto::{Metric, MetricType};
 
 use super::flows::Observations;
@@ -8,13 +10,40 @@ use crate::flow::measured::LANES;
 use crate::flow::messages::Times;
 use crate::kernel::messages::{DnsTotals, HttpServer, HttpTotals, Messages};
 
-/// Adds what there is; counts of kept flows are scaled by `weight` to stand for all.
-pub(super) fn families(page: &mut Page, messages: &Messages, weight: f64) {
-    if let Some(dns) = &messages.dns {
-        dns_families(page, dns, weight);
+/// Counts of kept flows, scaled to stand for all: what is new at each look by the weight that a kept flow has then.
+#[derive(Debug, Default)]
+pub(super) struct Scaled(HashMap<(String, String), (u64, f64)>);
+
+impl Scaled {
+    /// Adds what there is to the page.
+    pub(super) fn families(&mut self, page: &mut Page, messages: &Messages, weight: f64) {
+        let mut look = Look { before: std::mem::take(&mut self.0), now: HashMap::new(), weight };
+        if let Some(dns) = &messages.dns {
+            dns_families(page, dns, &mut look);
+        }
+        if let Some(http) = &messages.http {
+            http_families(page, http, &mut look);
+        }
+        // Servers that have lost their places are forgotten.
+        self.0 = look.now;
     }
-    if let Some(http) = &messages.http {
-        http_families(page, http, weight);
+}
+
+struct Look {
+    before: HashMap<(String, String), (u64, f64)>,
+    now: HashMap<(String, String), (u64, f64)>,
+    weight: f64,
+}
+
+impl Look {
+    fn scaled(&mut self, of: &str, kind: &str, count: u64) -> f64 {
+        let series = (of.to_owned(), kind.to_owned());
+        // A count that has become less has begun anew.
+        let before = self.before.get(&series).copied().filter(|(last, _)| *last <= count);
+        let (last, sum) = before.unwrap_or_default();
+        let sum = sum + (count - last) as f64 * self.weight;
+        self.now.insert(series, (count, sum));
+        sum
     }
 }
 
@@ -27,14 +56,15 @@ fn times(pairs: &[(&str, &str)], times: &Times) -> Metric {
     histogram(pairs, &bounds, &observed)
 }
 
-fn dns_families(page: &mut Page, dns: &DnsTotals, weight: f64) {
-    let queries = dns.queries.iter().map(|(kind, n)| sum(&[("type", kind)], *n as f64 * weight));
+fn dns_families(page: &mut Page, dns: &DnsTotals, look: &mut Look) {
+    let queries = dns.queries.iter().map(|(kind, n)| sum(&[("type", kind)], look.scaled("query", kind, *n)));
     page.counter(
         "netmon_dns_queries_total",
         "DNS queries, those sent again not counted twice; without a response: the difference to netmon_dns_responses_total.",
         queries.collect(),
     );
-    let responses = dns.responses.iter().map(|(rcode, n)| sum(&[("rcode", rcode)], *n as f64 * weight));
+    let responses =
+        dns.responses.iter().map(|(rcode, n)| sum(&[("rcode", rcode)], look.scaled("response", rcode, *n)));
     page.counter("netmon_dns_responses_total", "Responses to these queries.", responses.collect());
     page.family(
         "netmon_dns_latency_seconds",
@@ -57,16 +87,17 @@ fn dns_families(page: &mut Page, dns: &DnsTotals, weight: f64) {
     );
 }
 
-fn http_families(page: &mut Page, http: &HttpTotals, weight: f64) {
-    let of_server = |server: &HttpServer| {
-        let class =
-            |(class, n): (&String, &u64)| sum(&[("dst", &server.dst), ("class", class)], *n as f64 * weight);
+fn http_families(page: &mut Page, http: &HttpTotals, look: &mut Look) {
+    let mut of_server = |server: &HttpServer| {
+        let class = |(class, n): (&String, &u64)| {
+            sum(&[("dst", &server.dst), ("class", class)], look.scaled(&server.dst, class, *n))
+        };
         server.responses.iter().map(class).collect::<Vec<_>>()
     };
     page.counter(
         "netmon_http_responses_total",
         "HTTP/1 responses by server; servers beyond export.prometheus.top_destinations are other.",
-        http.servers.iter().flat_map(of_server).collect(),
+        http.servers.iter().flat_map(&mut of_server).collect(),
     );
     page.family(
         "netmon_http_response_seconds",

@@ -3,6 +3,7 @@
 //! [`flows`] is fed by one task, batch by batch, in a cluster by [`names`] too; [`render`] joins it with what the kernel side and the process
 //! say; [`http`] serves it together with health and readiness.
 
+mod endpoint;
 pub mod flows;
 pub mod http;
 mod messages;
@@ -15,6 +16,7 @@ pub mod top_pairs;
 mod units;
 mod watches;
 
+pub use endpoint::Endpoint;
 pub use flows::FlowMetrics;
 pub use readiness::{Latch, Readiness};
 pub use render::Exporter;

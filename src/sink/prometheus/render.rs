@@ -10,7 +10,7 @@ use prometheus::proto::{
 use prometheus::{Encoder, TextEncoder};
 
 use super::flows::{FlowMetrics, Observations};
-use super::messages;
+use super::messages::Scaled;
 use super::names::{Service, There};
 use super::process::Process;
 use super::summary::Summary;
@@ -22,6 +22,7 @@ use crate::enrich::Directory;
 use crate::enrich::kubernetes::Link;
 use crate::flow::record::Direction;
 use crate::kernel::stats::{DropCount, KernelStats, Outcome};
+use crate::reload::outcome::Counters;
 
 /// Reads the kernel side's counters.
 pub type ReadKernel = Arc<dyn Fn() -> Option<KernelStats> + Send + Sync>;
@@ -32,10 +33,11 @@ pub struct Exporter {
     detector: Arc<Mutex<Detector>>,
     names: Directory,
     units: Mutex<Units>,
+    messages: Mutex<Scaled>,
     kernel: ReadKernel,
     process: Mutex<Process>,
     last_ebpf: Mutex<Option<(std::time::Instant, f64)>>,
-    started_seconds: f64,
+    reloads: Arc<Counters>,
     kubernetes: Option<Arc<Link>>,
 }
 
@@ -149,16 +151,16 @@ impl Exporter {
         kernel: ReadKernel,
         proc: &str,
     ) -> Self {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self {
             flows,
             detector,
             names,
             units: Mutex::default(),
+            messages: Mutex::default(),
             kernel,
             process: Mutex::new(Process::new(proc)),
             last_ebpf: Mutex::new(None),
-            started_seconds: now.as_secs_f64(),
+            reloads: Arc::default(),
             kubernetes: None,
         }
     }
@@ -166,6 +168,11 @@ impl Exporter {
     /// Tells how the link to a cluster fares, too.
     pub fn with_kubernetes(self, kubernetes: Option<Arc<Link>>) -> Self {
         Self { kubernetes, ..self }
+    }
+
+    /// How taking over configurations goes: counted by whoever does it.
+    pub fn reloads(&self) -> Arc<Counters> {
+        Arc::clone(&self.reloads)
     }
 
     /// The page. Blocking: asks the collector.
@@ -179,7 +186,8 @@ impl Exporter {
         if let Some(stats) = (self.kernel)() {
             self.kernel_families(&mut page, &stats);
             let weight = self.flows.lock().unwrap_or_else(PoisonError::into_inner).weight;
-            messages::families(&mut page, &stats.messages, weight);
+            let mut scaled = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+            scaled.families(&mut page, &stats.messages, weight);
         }
         if let Some(host) = &self.names.host {
             let (cap, weight) = {
@@ -220,7 +228,7 @@ impl Exporter {
         for ((protocol, direction), totals) in &flows.classes {
             let pairs = [("protocol", *protocol), ("direction", direction.name())];
             opened.push(sum(&pairs, totals.opened));
-            active.push(level(&pairs, totals.active));
+            active.push(level(&pairs, totals.active as f64 * flows.weight));
             packets.push(sum(&pairs, totals.packets));
         }
         let mut ended = Vec::new();
@@ -458,12 +466,12 @@ impl Exporter {
         page.gauge(
             "netmon_config_last_reload_success_timestamp_seconds",
             "When the configuration was last taken over, seconds since 1970.",
-            vec![level(&[], self.started_seconds)],
+            vec![level(&[], self.reloads.success_seconds())],
         );
         page.counter(
             "netmon_config_reload_failures_total",
             "Configurations that were refused.",
-            vec![count(&[], 0)],
+            vec![count(&[], self.reloads.failures())],
         );
     }
 }

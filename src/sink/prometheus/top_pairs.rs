@@ -41,6 +41,14 @@ impl<K: Clone + Eq + Hash + Ord> TopPairs<K> {
         self.cap
     }
 
+    /// Changes it; the lightest give way.
+    pub fn set_cap(&mut self, cap: usize) {
+        self.cap = cap.max(1);
+        while self.places.len() > self.cap {
+            self.give_up_lightest();
+        }
+    }
+
     /// Counts bytes of a pair.
     pub fn add(&mut self, pair: K, bytes: u64) {
         if bytes == 0 {
@@ -132,6 +140,19 @@ mod tests {
             prop_assert_eq!(shown + top.other(), adds.iter().map(|(_, bytes)| bytes).sum::<u64>());
             prop_assert!(top.pairs().count() <= cap);
         }
+    }
+
+    #[test]
+    fn a_smaller_cap_keeps_the_heaviest_and_the_sum() {
+        let mut top = TopPairs::new(8);
+        (1..=8).for_each(|n| top.add(pair(n), 100 * u64::from(n)));
+        top.set_cap(2);
+        let shown: HashMap<Pair, u64> = top.pairs().map(|(pair, bytes)| (*pair, bytes)).collect();
+        assert_eq!(shown, HashMap::from([(pair(7), 700), (pair(8), 800)]));
+        assert_eq!(top.other(), 2100);
+        top.set_cap(3);
+        top.add(pair(1), 5);
+        assert_eq!(top.pairs().count(), 3);
     }
 
     #[test]

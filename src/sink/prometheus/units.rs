@@ -15,6 +15,9 @@ pub(super) struct Units(HashMap<Direction, TopPairs<String>>);
 impl Units {
     /// Takes over what is new, and writes it down; `cap` units of each direction at most. A kept flow stands for `weight` flows.
     pub(super) fn families(&mut self, page: &mut Page, names: &Host, cap: usize, weight: f64) {
+        for units in self.0.values_mut().filter(|units| units.cap() != cap.max(1)) {
+            units.set_cap(cap);
+        }
         for ((unit, direction), bytes) in names.take_unit_bytes() {
             self.0
                 .entry(direction)

@@ -1,0 +1,51 @@
+//! The configuration over the control socket.
+
+use std::sync::Arc;
+
+use warp::http::StatusCode;
+use warp::{Filter, Rejection};
+
+use super::server::{Reply, error, json};
+use crate::reload::outcome::{Applied, Cause};
+use crate::reload::{Refused, Reloader};
+
+fn reply(outcome: Result<Applied, Refused>) -> Reply {
+    Reply(match outcome {
+        Ok(applied) => json(StatusCode::OK, &applied),
+        Err(refused @ (Refused::Config(_) | Refused::NeedsRestart(_))) => {
+            error(StatusCode::BAD_REQUEST, &refused.to_string())
+        }
+        Err(refused @ Refused::Part(_)) => error(StatusCode::CONFLICT, &refused.to_string()),
+    })
+}
+
+/// A configuration is taken over to its end even if whoever asked for it has gone.
+async fn whole(work: impl Future<Output = Result<Applied, Refused>> + Send + 'static) -> Reply {
+    match tokio::spawn(work).await {
+        Ok(outcome) => reply(outcome),
+        Err(failure) => Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())),
+    }
+}
+
+/// Shows, reloads and sets.
+pub(super) fn routes(
+    reloader: Arc<Reloader>,
+) -> impl Filter<Extract = (Reply,), Error = Rejection> + Clone + Send + Sync + 'static {
+    let given = warp::any().map(move || Arc::clone(&reloader));
+    let show = warp::get()
+        .and(warp::path!("v1" / "config"))
+        .and(given.clone())
+        .map(|reloader: Arc<Reloader>| Reply(json(StatusCode::OK, &reloader.settings())));
+    let reload = warp::post()
+        .and(warp::path!("v1" / "config" / "reload"))
+        .and(given.clone())
+        .then(|reloader: Arc<Reloader>| whole(async move { reloader.reload(Cause::Cli).await }));
+    let set = warp::post()
+        .and(warp::path!("v1" / "config" / "set"))
+        .and(warp::query::<Vec<(String, String)>>())
+        .and(given)
+        .then(|pairs: Vec<(String, String)>, reloader: Arc<Reloader>| {
+            whole(async move { reloader.set(&pairs).await })
+        });
+    show.or(reload).unify().or(set).unify()
+}
