@@ -190,7 +190,7 @@ fn no_loop_is_entered_again_but_by_a_jump() {
 }
 
 fn plain(code: u8, offset: i16, immediate: i32) -> Instruction {
-    Instruction { code, registers: 0, offset, immediate, call: None, takes_function: false }
+    Instruction { code, offset, immediate, call: None, takes_function: false }
 }
 
 #[test]

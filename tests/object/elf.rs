@@ -17,7 +17,6 @@ pub enum Call {
 #[derive(Clone, Copy, Debug)]
 pub struct Instruction {
     pub code: u8,
-    pub registers: u8,
     pub offset: i16,
     pub immediate: i32,
     pub call: Option<Call>,
@@ -145,7 +144,6 @@ impl Object {
             let names_code = relocation.is_some_and(|(_, symbol)| sections[symbol.section].executable);
             Instruction {
                 code,
-                registers,
                 offset: number::<2>(bytes, at + 2) as u16 as i16,
                 immediate,
                 call,
