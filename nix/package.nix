@@ -2,6 +2,7 @@
   lib,
   stdenv,
   rustPlatform,
+  installShellFiles,
   pkg-config,
   pkgsBuildBuild,
   elfutils,
@@ -19,7 +20,10 @@ rustPlatform.buildRustPackage {
 
   env.NETMON_BPF_OBJECT = "${pkgsBuildBuild.netmon-bpf}/lib/netmon/netmon.bpf.o";
 
-  nativeBuildInputs = [ pkg-config ];
+  nativeBuildInputs = [
+    installShellFiles
+    pkg-config
+  ];
   buildInputs = [
     elfutils
     zlib
@@ -44,6 +48,17 @@ rustPlatform.buildRustPackage {
     install -D -m 644 -t "$out/share/licenses/netmon" LICENSE
     install -D -m 644 -t "$out/lib/systemd/system" deploy/systemd/netmon.service
     substituteInPlace "$out/lib/systemd/system/netmon.service" --replace-fail /usr/bin/ "$out/bin/"
+  ''
+  + lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
+    for program in netmon netmon-cli; do
+      installShellCompletion --cmd "$program" \
+        --bash <("$out/bin/netmon-cli" completions --program "$program" bash) \
+        --fish <("$out/bin/netmon-cli" completions --program "$program" fish) \
+        --zsh <("$out/bin/netmon-cli" completions --program "$program" zsh)
+    done
+    mkdir "$TMPDIR/man"
+    "$out/bin/netmon-cli" man "$TMPDIR/man"
+    installManPage "$TMPDIR"/man/*
   '';
 
   meta = {
