@@ -18,7 +18,8 @@ let
   refusals =
     modules:
     map (one: one.message) (
-      lib.filter (one: !one.assertion && lib.hasPrefix "services.netmon" one.message) (host modules).assertions
+      lib.filter (one: !one.assertion && lib.hasPrefix "services.netmon" one.message)
+        (host modules).assertions
     );
   # A kernel that says of itself what we like.
   kernel = says: {
@@ -51,21 +52,21 @@ let
 
   expected = {
     "nothing is refused by default" = refusals [ ] == [ ];
-    "an old kernel is" = lib.any (lib.hasInfix "5.4.300 is too old") (refusals [ (kernel { version = "5.4.300"; }) ]);
-    "and one without BTF" = lib.any (lib.hasInfix "no BTF") (
-      refusals [ (kernel { configfile.structuredConfig.DEBUG_INFO_BTF.tristate = "n"; }) ]
-    );
-    "and a firewall to open for nothing" = lib.any (lib.hasInfix "nothing to open") (
-      refusals [
-        {
-          services.netmon.openFirewall = true;
-          services.netmon.settings.export.prometheus.enabled = false;
-        }
-      ]
-    );
-    "and Kubernetes without a way to it" = lib.any (lib.hasInfix "set kubeconfig") (
-      refusals [ { services.netmon.kubernetes.enable = true; } ]
-    );
+    "an old kernel is" = lib.any (lib.hasInfix "5.4.300 is too old") (refusals [
+      (kernel { version = "5.4.300"; })
+    ]);
+    "and one without BTF" = lib.any (lib.hasInfix "no BTF") (refusals [
+      (kernel { configfile.structuredConfig.DEBUG_INFO_BTF.tristate = "n"; })
+    ]);
+    "and a firewall to open for nothing" = lib.any (lib.hasInfix "nothing to open") (refusals [
+      {
+        services.netmon.openFirewall = true;
+        services.netmon.settings.export.prometheus.enabled = false;
+      }
+    ]);
+    "and Kubernetes without a way to it" = lib.any (lib.hasInfix "set kubeconfig") (refusals [
+      { services.netmon.kubernetes.enable = true; }
+    ]);
     "the unit is the package's" = lib.elem pkgs.netmon full.systemd.packages;
     "it starts by itself" = full.systemd.services.netmon.wantedBy == [ "multi-user.target" ];
     "the port is open" = full.networking.firewall.allowedTCPPorts == [ 9191 ];

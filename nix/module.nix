@@ -13,7 +13,9 @@ let
   inherit (config.boot.kernelPackages) kernel;
   inherit (cfg.settings.export) prometheus;
 
-  written = format.generate "netmon.yaml" (lib.filterAttrsRecursive (_: value: value != null) cfg.settings);
+  written = format.generate "netmon.yaml" (
+    lib.filterAttrsRecursive (_: value: value != null) cfg.settings
+  );
   # A mistake in the settings fails the build, and the message names the key.
   checked = pkgs.runCommand "netmon.yaml" { } ''
     ${lib.getExe cfg.package} --config ${written} --check-config
@@ -162,7 +164,9 @@ in
       environment = lib.mkIf (cfg.kubernetes.kubeconfig != null) { KUBECONFIG = "%d/kubeconfig"; };
       serviceConfig = {
         EnvironmentFile = lib.mkIf (cfg.environmentFile != null) cfg.environmentFile;
-        LoadCredential = lib.mkIf (cfg.kubernetes.kubeconfig != null) "kubeconfig:${cfg.kubernetes.kubeconfig}";
+        LoadCredential = lib.mkIf (
+          cfg.kubernetes.kubeconfig != null
+        ) "kubeconfig:${cfg.kubernetes.kubeconfig}";
       };
     };
   };

@@ -3,7 +3,8 @@
 { self, pkgs }:
 let
   inherit (pkgs) lib;
-  test = file: arguments: pkgs.testers.runNixOSTest (import file ({ inherit self lib; } // arguments));
+  test =
+    file: arguments: pkgs.testers.runNixOSTest (import file ({ inherit self lib; } // arguments));
   kernels = {
     "5_10" = pkgs.linuxPackages_5_10;
     "5_15" = pkgs.linuxPackages_5_15;
@@ -19,5 +20,6 @@ in
   k3s = test ./k3s.nix { image = self.packages.${pkgs.stdenv.hostPlatform.system}.image; };
 }
 // lib.mapAttrs' (
-  version: kernelPackages: lib.nameValuePair "kernel-${version}" (test ./nodes.nix { inherit version kernelPackages; })
+  version: kernelPackages:
+  lib.nameValuePair "kernel-${version}" (test ./nodes.nix { inherit version kernelPackages; })
 ) kernels

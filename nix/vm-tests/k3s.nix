@@ -50,7 +50,9 @@
       environment.systemPackages = [ pkgs.python3 ];
       environment.etc = {
         "netmon.tar".source = image;
-        "manifests.yaml".source = "${self.packages.${pkgs.stdenv.hostPlatform.system}.manifests}/netmon.yaml";
+        "manifests.yaml".source = "${
+          self.packages.${pkgs.stdenv.hostPlatform.system}.manifests
+        }/netmon.yaml";
         "pods.json".text = builtins.toJSON {
           apiVersion = "v1";
           kind = "List";
