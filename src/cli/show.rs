@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::arguments::Output;
 use super::client::Lines;
 use super::hints;
-use super::tables::{self, FLOW_HEADER, bytes, duration};
+use super::tables::{self, bytes, duration};
 use super::why::Answer;
 use crate::api::status::{FlowStats, Status};
 use crate::detect::alert::AlertRecord;
@@ -345,17 +345,17 @@ pub async fn flows(mut lines: Lines, output: Output, follow: bool, shorten: Opti
             }
         }
         Output::Table => {
-            let mut table = tables::table(&FLOW_HEADER);
-            let (mut shown, mut more) = (0, false);
+            let mut flows = tables::Flows::default();
+            let mut more = false;
             while let Some(line) = lines.next().await? {
                 let record: FlowRecord = serde_json::from_slice(line).context("read a flow record")?;
-                more = shorten.is_some_and(|limit| shown >= limit);
+                more = shorten.is_some_and(|limit| flows.len() >= limit);
                 if !more {
-                    table.add_row(tables::flow_cells(&record));
-                    shown += 1;
+                    flows.add(&record);
                 }
             }
-            writeln!(out, "{table}")?;
+            let shown = flows.len();
+            writeln!(out, "{}", flows.table())?;
             if more {
                 writeln!(
                     out,

@@ -1,10 +1,11 @@
 //! Tables that fit the terminal, and numbers that people read.
 
 use std::io::IsTerminal;
+use std::net::IpAddr;
 
 use comfy_table::{ContentArrangement, Table};
 
-use crate::flow::record::{Endpoint, FlowRecord};
+use crate::flow::record::{Endpoint, FlowRecord, NatEnd};
 
 /// Bytes with a binary unit.
 pub fn bytes(count: u64) -> String {
@@ -47,12 +48,16 @@ pub fn end(end: &Endpoint, is_dst: bool) -> String {
             _ => format!("{name}{port}"),
         };
     }
-    let address = match (end.ip, end.port) {
-        (std::net::IpAddr::V6(ip), Some(port)) => format!("[{ip}]:{port}"),
+    let address = address(end.ip, end.port);
+    name(end).map_or(address.clone(), |name| format!("{address} ({name})"))
+}
+
+fn address(ip: IpAddr, port: Option<u16>) -> String {
+    match (ip, port) {
+        (IpAddr::V6(ip), Some(port)) => format!("[{ip}]:{port}"),
         (ip, Some(port)) => format!("{ip}:{port}"),
         (ip, None) => ip.to_string(),
-    };
-    name(end).map_or(address.clone(), |name| format!("{address} ({name})"))
+    }
 }
 
 /// The shortest name that says who it is: service, process and its container. A scope or session says less than the process.
@@ -108,7 +113,64 @@ pub fn via(record: &FlowRecord) -> String {
     }
 }
 
-/// The cells of a flow.
+/// What the ends are called on the other side of a translation (NAT).
+fn nat(record: &FlowRecord) -> String {
+    let Some(nat) = &record.nat else { return String::new() };
+    let told = |word: &str, end: &Option<NatEnd>| {
+        end.as_ref().map(|end| format!("{word} {}", address(end.ip, end.port)))
+    };
+    let both = [told("from", &nat.src), told("to", &nat.dst)];
+    both.into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+/// The server that a TLS client asks for.
+fn server_name(record: &FlowRecord) -> String {
+    record.tls.as_ref().and_then(|tls| tls.sni.clone()).unwrap_or_default()
+}
+
+/// A table of flows. What few flows have is a column only if one of them has it.
+#[derive(Debug, Default)]
+pub struct Flows {
+    rows: Vec<[String; 12]>,
+}
+
+impl Flows {
+    /// One more.
+    pub fn add(&mut self, record: &FlowRecord) {
+        let [protocol, app, src, dst, state, direction, sent, received, lasted, via] = flow_cells(record);
+        let (nat, server) = (nat(record), server_name(record));
+        self.rows.push([protocol, app, server, src, dst, nat, state, direction, sent, received, lasted, via]);
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// None yet.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The table.
+    pub fn table(self) -> Table {
+        let shown: Vec<bool> = (0..FLOW_TITLES.len())
+            .map(|column| {
+                !["SERVER NAME", "NAT"].contains(&FLOW_TITLES[column])
+                    || self.rows.iter().any(|row| !row[column].is_empty())
+            })
+            .collect();
+        let titles: Vec<&str> =
+            FLOW_TITLES.iter().zip(&shown).filter(|(_, shown)| **shown).map(|(title, _)| *title).collect();
+        let mut table = table(&titles);
+        for row in self.rows {
+            table.add_row(row.into_iter().zip(&shown).filter(|(_, shown)| **shown).map(|(cell, _)| cell));
+        }
+        table
+    }
+}
+
+/// The cells of a flow that are always shown.
 pub fn flow_cells(record: &FlowRecord) -> [String; 10] {
     [
         record.protocol.to_string(),
@@ -124,12 +186,13 @@ pub fn flow_cells(record: &FlowRecord) -> [String; 10] {
     ]
 }
 
-/// Their titles.
-pub const FLOW_HEADER: [&str; 10] = [
+const FLOW_TITLES: [&str; 12] = [
     "PROTO",
     "APP",
+    "SERVER NAME",
     "SOURCE",
     "DESTINATION",
+    "NAT",
     "STATE",
     "DIRECTION",
     "SENT",
