@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, recv, send, sockopt};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with, sockopt,
+};
 
 use super::net::{Net, run};
 use super::raw::LinkAddress;
@@ -187,8 +189,8 @@ impl Drop for Relay {
 }
 
 fn packet_socket(interface: &str) -> OwnedFd {
-    // Protocol 0: it hears nothing until it is bound to its interface.
-    let socket = rustix::net::socket(AddressFamily::PACKET, SocketType::RAW, None)
+    // Protocol 0: it hears nothing until it is bound to its interface. Closed in whatever the test starts.
+    let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)
         .expect("this test needs root: a packet socket can't be opened");
     let index = rustix::net::netdevice::name_to_index(&socket, interface).unwrap();
     rustix::net::bind(&socket, &LinkAddress::all_of(index)).unwrap();
