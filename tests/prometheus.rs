@@ -61,3 +61,36 @@ fn prometheus_scrapes_the_agent_and_answers_the_queries() {
     assert!((0.3..0.7).contains(&failed), "every second connection is refused: {failed}");
     agent.stop();
 }
+
+/// What a connection speaks shows after its handshake, here long after its first word; each handshake is told once.
+#[test]
+fn handshakes_are_told_with_the_protocol_of_their_connection() {
+    let net = Net::new(&["a", "b"]);
+    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    let agent = Agent::start(&net, "a", "flow: { active_interval: 300ms }");
+    let _server =
+        net.spawn("b", "python3 -m http.server 8000 --bind 10.1.0.2 --directory /usr/share/common-licenses");
+    agent.wait("the server", 10, |_| !net.exec("b", "ss -Hltn sport = :8000").is_empty());
+    let talk = |wait: f32, request: &str| {
+        let line = format!(
+            "import socket, time\ns = socket.create_connection((\"10.1.0.2\", 8000))\ntime.sleep({wait})\n\
+             s.sendall(b\"{request}\")\ns.settimeout(5)\ntime.sleep(0.1)\ns.close()"
+        );
+        net.exec("a", &format!("python3 -c '{line}'"));
+    };
+    for _ in 0..3 {
+        talk(0.2, "GET /GPL-3 HTTP/1.1\\r\\nHost: b\\r\\n\\r\\n");
+    }
+    // One that says nothing is told all the same, while it stands.
+    let _silent = net.spawn(
+        "a",
+        "python3 -c 'import socket, time\ns = socket.create_connection((\"10.1.0.2\", 8000))\ntime.sleep(60)'",
+    );
+    let told = |agent: &Agent<'_>, app: &str| {
+        let labels = ["kind=\"handshake\"", &format!("app_protocol=\"{app}\"")];
+        agent.metrics().sum("netmon_latency_seconds_count", &labels)
+    };
+    agent.wait("four handshakes", 10, |agent| told(agent, "http") + told(agent, "") >= 4.0);
+    assert_eq!((told(&agent, "http"), told(&agent, "")), (3.0, 1.0));
+    agent.stop();
+}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::pairs::{Pair, Pairs};
 use crate::clock;
+use crate::flow::app::App;
 use crate::flow::direction::direction;
 use crate::flow::measured::NewRtts;
 use crate::flow::record::Direction;
@@ -187,9 +188,16 @@ fn delta(snapshot: &Snapshot, told: nm_told) -> (Counters, nm_told) {
     (difference, now)
 }
 
-/// The handshake's time if it has not been told yet; notes that it is told now.
-fn handshake_news(snapshot: &mut Snapshot) -> Option<u32> {
-    let news = snapshot.cold.handshake_us > 0 && snapshot.cold.agent_flags & note::HANDSHAKE == 0;
+/// The handshake's time has not been told yet.
+fn handshake_waits(snapshot: &Snapshot) -> bool {
+    snapshot.cold.handshake_us > 0 && snapshot.cold.agent_flags & note::HANDSHAKE == 0
+}
+
+/// The handshake's time if it has not been told yet; notes that it is told now. With the first word of a flow only if what it
+/// speaks is known already: metrics tell handshakes by protocol, which shows after them.
+fn handshake_news(snapshot: &mut Snapshot, first: bool) -> Option<u32> {
+    let known = decode::app(&snapshot.timing).is_some_and(|app| app != App::Unknown);
+    let news = handshake_waits(snapshot) && (known || !first);
     snapshot.cold.agent_flags |= if news { note::HANDSHAKE } else { 0 };
     news.then_some(snapshot.cold.handshake_us)
 }
@@ -223,10 +231,10 @@ impl Ledger {
         }
         let known = snapshot.cold.agent_flags & note::KNOWN != 0;
         let (delta, told) = delta(&snapshot, table.told(slot));
-        if known && delta.is_zero() && !told_apart {
+        if known && delta.is_zero() && !told_apart && !handshake_waits(&snapshot) {
             return None;
         }
-        let handshake_us = handshake_news(&mut snapshot);
+        let handshake_us = handshake_news(&mut snapshot, !known);
         let (rtts, new_retransmits) = measured_news(table, slot, &snapshot);
         if !known {
             self.live += 1;
@@ -288,7 +296,7 @@ impl Ledger {
         self.departed.packets += total.packets();
         self.departed.bytes += total.bytes();
         let mut noted = table.read(slot).unwrap_or(snapshot);
-        let handshake_us = handshake_news(&mut noted);
+        let handshake_us = handshake_news(&mut noted, false);
         let (rtts, new_retransmits) = measured_news(table, slot, &noted);
         if let Some(flow) = flow(&noted, &self.context, now_ns, true) {
             let change = Change::Ended;
