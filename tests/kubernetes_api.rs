@@ -218,6 +218,30 @@ fn a_restart_with_403_and_410_loses_nothing_that_is_known() {
     }
 }
 
+/// As recorded: down for 3.5 s, 403 at first, then 410. kube's own watcher was blind for 10 to 21 s.
+#[test]
+fn names_are_back_soon_after_a_restart() {
+    let server = ApiServer::start();
+    server.play();
+    let timing = Timing { settled: Duration::from_millis(1), ..Timing::default() };
+    let watching = Watching::with(&server, &Settings { timing, ..settings() });
+    watching.wait_synced();
+    server.stop();
+    std::thread::sleep(Duration::from_millis(3500));
+    server.put("pods", pod("late", "node-a", "10.9.0.77"));
+    server.put("pods", pod("late-other", "node-b", "10.9.1.77"));
+    server.compact();
+    let forbidden = recorded("list-403.json");
+    for kind in ["pods", "services", "endpointslices", "nodes", "replicasets", "jobs"] {
+        server.fault(1, Fault::Answer(403, String::new(), forbidden.clone()), of(kind));
+    }
+    server.restart();
+    let back = Instant::now();
+    watching.wait_there("Pod late ");
+    watching.wait_there("Pod late-other");
+    println!("pods are known {:?} after the server was back", back.elapsed());
+}
+
 #[test]
 fn a_missing_right_is_named_and_the_rest_goes_on() {
     let server = ApiServer::start();
@@ -571,6 +595,16 @@ fn the_agent_runs_without_a_server_says_so_and_syncs_when_it_comes() {
     assert!(
         metrics.sum("netmon_kubernetes_watch_errors_total", &["kind=\"own_pods\"", "unreachable"]) >= 1.0
     );
+    let (_, table, _) = agent.cli_text(&["status"]);
+    for word in [
+        "kubernetes http://127.0.0.1:",
+        "scope cluster, node node-a",
+        "SYNCED SINCE",
+        "own_pods",
+        "replicasets",
+    ] {
+        assert!(table.contains(word), "{word}: {table}");
+    }
     // Names come to flows, over the whole way.
     server.put("pods", pod("here", "node-a", "10.1.0.1"));
     server.put("pods", pod("there", "node-b", "10.1.0.2"));
