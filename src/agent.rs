@@ -20,7 +20,7 @@ use crate::clock::{self, WallClock};
 use crate::collector::{Collector, Handle, Part};
 use crate::config::cli::Mode;
 use crate::config::{
-    self, Config, Inputs, Loaded, Precision, Switch, TimestampSource, TransportChoice, WatchScope,
+    self, Config, Conntrack, Inputs, Loaded, Precision, Switch, TimestampSource, TransportChoice, WatchScope,
 };
 use crate::debug;
 use crate::detect::Detector;
@@ -35,7 +35,7 @@ use crate::interfaces::{Event, Follower, Selection};
 use crate::kernel::attach::Method;
 use crate::kernel::messages::Messages;
 use crate::kernel::names::Named;
-use crate::kernel::object::{Features, LookInto, MessageFeatures, Object, Options, Transport};
+use crate::kernel::object::{By, Features, LookInto, MessageFeatures, Object, Options, Transport};
 use crate::kernel::stats::DropStats;
 use crate::reload::parts::{self, Parts};
 use crate::reload::{self, Reloader};
@@ -291,6 +291,11 @@ fn features(config: &Config) -> Features {
         protocols: config.features.protocol_detection.apps(),
         who: config.features.process_attribution.enabled,
         nat: config.features.nat.enabled,
+        conntrack: match config.features.nat.conntrack {
+            Conntrack::Auto => None,
+            Conntrack::Programs => Some(By::Programs),
+            Conntrack::Netlink => Some(By::Netlink),
+        },
         tunnels: (!config.capture.decapsulate.is_empty()).then(|| LookInto {
             kinds: config.capture.decapsulate.clone(),
             flows: u32::try_from(config.max_flows()).unwrap_or(u32::MAX),

@@ -16,7 +16,7 @@
 //! - [`api`] and [`cli`]: the control socket, its two ends.
 //! - [`check`]: what is wrong on a host, and how to mend it.
 //! - [`debug`]: the debug server.
-//! - [`interfaces`]: which interfaces and addresses this host has.
+//! - [`interfaces`]: which interfaces and addresses this host has. [`conntrack`]: what it translates (NAT). Both by [`netlink`].
 //! - [`reload`]: takes a changed configuration over, whole or not at all.
 //! - [`config`], [`telemetry`], [`privilege`], [`service`], [`clock`]: surroundings.
 //! - [`agent`]: wires all of it, in order, and takes it down again.
@@ -31,12 +31,14 @@ pub mod cli;
 pub mod clock;
 pub mod collector;
 pub mod config;
+pub mod conntrack;
 pub mod debug;
 pub mod detect;
 pub mod enrich;
 pub mod flow;
 pub mod interfaces;
 pub mod kernel;
+pub mod netlink;
 pub mod privilege;
 pub mod reload;
 pub mod service;

@@ -6,9 +6,25 @@ mod common;
 
 use common::agent::Agent;
 use common::net::{Background, Net};
+use netmon::conntrack::{Conntrack, Source, Word};
 use serde_json::{Value, json};
 
-const QUICK: &str = "flow: { active_interval: 200ms }";
+/// Quick to tell, and conntrack asked this way.
+fn quick(by: &str) -> String {
+    format!("flow: {{ active_interval: 200ms }}\nfeatures: {{ nat: {{ conntrack: {by} }} }}")
+}
+
+/// Each of these runs twice: with conntrack read by the programs, and followed by netlink.
+macro_rules! both_ways {
+    ($($name:ident),+ $(,)?) => {
+        mod by_programs {
+            $(#[test] fn $name() { super::$name("programs"); })+
+        }
+        mod by_netlink {
+            $(#[test] fn $name() { super::$name("netlink"); })+
+        }
+    };
+}
 
 /// c 10.1.0.2 ──ra── 10.1.0.1 r 10.2.0.1 ──rb── 10.2.0.2 s; with `six`, fd01::2, fd01::1, fd02::1 and fd02::2 too. s has no way to c
 /// but by the router's address.
@@ -113,23 +129,36 @@ fn all(agent: &Agent<'_>, protocol: &str) -> Vec<Value> {
     agent.flows(&["--ended", "--protocol", protocol])
 }
 
+/// Of both directions.
+fn packets(flow: &Value) -> u64 {
+    flow["packets_sent"].as_u64().unwrap() + flow["packets_received"].as_u64().unwrap()
+}
+
 /// The only flow of a protocol, once its end is known with the NAT.
 fn only(agent: &Agent<'_>, protocol: &str) -> Value {
-    agent.wait("one flow with its other addresses", 10, |agent| {
-        let flows = all(agent, protocol);
-        flows.len() == 1 && !flows[0]["nat"].is_null()
+    let mut found = Vec::new();
+    agent.wait("one flow with its other addresses, holding all that was counted", 20, |agent| {
+        let counted = agent.books()["outcomes"]["counted"].as_u64().unwrap();
+        let mut flows = agent.flows(&["--ended"]);
+        // More, when packets go on to come.
+        let whole = flows.iter().map(packets).sum::<u64>() >= counted;
+        flows.retain(|flow| flow["protocol"] == protocol);
+        found = flows;
+        found.len() == 1 && !found[0]["nat"].is_null() && whole
     });
-    all(agent, protocol).remove(0)
+    found.remove(0)
 }
 
 /// Each packet of these protocols came in by one interface, where it was counted, and left by another.
 fn assert_counted_once(agent: &Agent<'_>, protocols: &[&str]) {
     agent.assert_law();
-    let packets =
-        |flow: &Value| flow["packets_sent"].as_u64().unwrap() + flow["packets_received"].as_u64().unwrap();
     let held: u64 =
         protocols.iter().flat_map(|protocol| all(agent, protocol)).map(|flow| packets(&flow)).sum();
-    assert_eq!(agent.books()["outcomes"]["duplicate"], held, "{:#}", agent.books());
+    let books = agent.books();
+    let [duplicate, overflow] =
+        ["duplicate", "overflow"].map(|name| books["outcomes"][name].as_u64().unwrap());
+    // What found no room where it came in may be known for it where it left.
+    assert!((held..=held + overflow).contains(&duplicate), "{held} held: {books:#}");
 }
 
 /// Source, destination, and what they are on the other side, as `ip:port`.
@@ -141,12 +170,56 @@ fn addresses(flow: &Value) -> [String; 4] {
     [end(&flow["src"]), end(&flow["dst"]), end(&flow["nat"]["src"]), end(&flow["nat"]["dst"])]
 }
 
+both_ways!(
+    a_port_that_is_sent_on_is_one_flow_with_both_addresses,
+    a_masqueraded_client_is_one_flow_with_both_addresses,
+    both_translations_at_once_are_one_flow_also_on_one_interface,
+    ipv6_is_joined_as_well,
+    a_single_interface_tells_what_it_sees_and_what_it_knows,
+    what_this_host_sends_itself_through_a_translation_shows_where_it_was_to_go,
+    a_refused_connection_is_one_failed_flow,
+    used_ports_make_a_new_flow_each_time,
+    an_outer_port_that_is_given_to_another_client_is_another_flow,
+    a_connection_that_stood_before_the_agent_is_one_flow,
+    thousands_of_short_connections_leave_nothing_behind,
+    the_table_grows_under_translated_flows,
+    other_addresses_stay_known_for_as_long_as_the_flow,
+    sampling_goes_by_the_addresses_before_translation,
+);
+
 #[test]
-fn a_port_that_is_sent_on_is_one_flow_with_both_addresses() {
+fn news_of_conntrack_that_nobody_reads_in_time_are_an_error_and_a_dump_tells_them() {
+    let net = routed(false);
+    rules(&net, "", MASQUERADE);
+    let told = net.inside("r", || {
+        let mut conntrack = Conntrack::open(4096).expect("conntrack by netlink");
+        net.exec(
+            "c",
+            "python3 -c 'import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+             for port in range(1, 301):\n    s.sendto(b\"x\", (\"10.2.0.2\", port))'",
+        );
+        let error = loop {
+            match conntrack.next(Source::Events).map(|words| words.map(Iterator::count)) {
+                Ok(words) => assert!(words.is_some(), "all 300 found room in 4 KiB"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.raw_os_error(), Some(105), "ENOBUFS: {error}");
+        conntrack.begin_dump().unwrap();
+        let mut told = Vec::new();
+        while !told.contains(&Word::Done(None)) {
+            told.extend(conntrack.next(Source::Dump).unwrap().into_iter().flatten());
+        }
+        told.len()
+    });
+    assert_eq!(told, 301, "300 translations and the end");
+}
+
+fn a_port_that_is_sent_on_is_one_flow_with_both_addresses(by: &str) {
     let net = routed(false);
     rules(&net, DNAT, "");
     let _server = serve(&net, "s");
-    let agent = Agent::start(&net, "r", QUICK);
+    let agent = Agent::start(&net, "r", &quick(by));
     for protocol in ["tcp", "udp"] {
         talk(&net, "c", protocol, 4000, ("10.1.0.1", 8080));
         let flow = only(&agent, protocol);
@@ -161,12 +234,11 @@ fn a_port_that_is_sent_on_is_one_flow_with_both_addresses() {
     agent.stop();
 }
 
-#[test]
-fn a_masqueraded_client_is_one_flow_with_both_addresses() {
+fn a_masqueraded_client_is_one_flow_with_both_addresses(by: &str) {
     let net = routed(false);
     rules(&net, "", MASQUERADE);
     let _server = serve(&net, "s");
-    let agent = Agent::start(&net, "r", QUICK);
+    let agent = Agent::start(&net, "r", &quick(by));
     for protocol in ["tcp", "udp"] {
         talk(&net, "c", protocol, 4000, ("10.2.0.2", 80));
         let flow = only(&agent, protocol);
@@ -181,13 +253,12 @@ fn a_masqueraded_client_is_one_flow_with_both_addresses() {
     agent.stop();
 }
 
-#[test]
-fn both_translations_at_once_are_one_flow_also_on_one_interface() {
+fn both_translations_at_once_are_one_flow_also_on_one_interface(by: &str) {
     let net = routed(false);
     rules(&net, &format!("{DNAT}\nip daddr 10.1.0.1 udp dport 8082 dnat ip to 10.1.0.2:80"), "masquerade");
     let _server = serve(&net, "s");
     let _own = serve(&net, "c");
-    let agent = Agent::start(&net, "r", QUICK);
+    let agent = Agent::start(&net, "r", &quick(by));
     talk(&net, "c", "tcp", 4000, ("10.1.0.1", 8080));
     let flow = only(&agent, "tcp");
     assert_eq!(
@@ -207,12 +278,11 @@ fn both_translations_at_once_are_one_flow_also_on_one_interface() {
     agent.stop();
 }
 
-#[test]
-fn ipv6_is_joined_as_well() {
+fn ipv6_is_joined_as_well(by: &str) {
     let net = routed(true);
     rules(&net, DNAT, MASQUERADE);
     let _server = serve(&net, "s");
-    let agent = Agent::start(&net, "r", QUICK);
+    let agent = Agent::start(&net, "r", &quick(by));
     for protocol in ["tcp", "udp"] {
         talk(&net, "c", protocol, 4000, ("fd01::1", 8080));
         let flow = only(&agent, protocol);
@@ -234,8 +304,7 @@ fn ipv6_is_joined_as_well() {
     agent.stop();
 }
 
-#[test]
-fn a_single_interface_tells_what_it_sees_and_what_it_knows() {
+fn a_single_interface_tells_what_it_sees_and_what_it_knows(by: &str) {
     for (interface, expected) in [
         ("ra", ["10.1.0.2:4000", "10.1.0.1:8080", "10.2.0.1:4000", "10.2.0.2:80"]),
         ("rb", ["10.2.0.1:4000", "10.2.0.2:80", "10.1.0.2:4000", "10.1.0.1:8080"]),
@@ -243,7 +312,8 @@ fn a_single_interface_tells_what_it_sees_and_what_it_knows() {
         let net = routed(false);
         rules(&net, DNAT, MASQUERADE);
         let _server = serve(&net, "s");
-        let agent = Agent::start(&net, "r", &format!("{QUICK}\ncapture: {{ interfaces: [{interface}] }}"));
+        let agent =
+            Agent::start(&net, "r", &format!("{}\ncapture: {{ interfaces: [{interface}] }}", quick(by)));
         for protocol in ["tcp", "udp"] {
             talk(&net, "c", protocol, 4000, ("10.1.0.1", 8080));
             let flow = only(&agent, protocol);
@@ -255,12 +325,11 @@ fn a_single_interface_tells_what_it_sees_and_what_it_knows() {
     }
 }
 
-#[test]
-fn what_this_host_sends_itself_through_a_translation_shows_where_it_was_to_go() {
+fn what_this_host_sends_itself_through_a_translation_shows_where_it_was_to_go(by: &str) {
     let net = routed(false);
     rules(&net, DNAT, "");
     let _server = serve(&net, "s");
-    let agent = Agent::start(&net, "r", QUICK);
+    let agent = Agent::start(&net, "r", &quick(by));
     talk(&net, "r", "tcp", 4000, ("10.1.0.1", 8080));
     let flow = only(&agent, "tcp");
     let [src, dst, _, before] = addresses(&flow);
@@ -270,11 +339,10 @@ fn what_this_host_sends_itself_through_a_translation_shows_where_it_was_to_go() 
     agent.stop();
 }
 
-#[test]
-fn a_refused_connection_is_one_failed_flow() {
+fn a_refused_connection_is_one_failed_flow(by: &str) {
     let net = routed(false);
     rules(&net, DNAT, MASQUERADE);
-    let agent = Agent::start(&net, "r", QUICK);
+    let agent = Agent::start(&net, "r", &quick(by));
     for (protocol, reason) in [("tcp", "refused"), ("udp", "unreachable")] {
         let kind = if protocol == "tcp" { "SOCK_STREAM" } else { "SOCK_DGRAM" };
         net.exec(
@@ -293,12 +361,11 @@ fn a_refused_connection_is_one_failed_flow() {
     agent.stop();
 }
 
-#[test]
-fn used_ports_make_a_new_flow_each_time() {
+fn used_ports_make_a_new_flow_each_time(by: &str) {
     let net = routed(false);
     rules(&net, "", MASQUERADE);
     let _server = serve(&net, "s");
-    let agent = Agent::start(&net, "r", QUICK);
+    let agent = Agent::start(&net, "r", &quick(by));
     // Ports in TIME_WAIT may be used anew.
     net.exec("c", "sysctl -qw net.ipv4.tcp_tw_reuse=1");
     for _ in 0..5 {
@@ -322,8 +389,7 @@ fn used_ports_make_a_new_flow_each_time() {
     agent.stop();
 }
 
-#[test]
-fn an_outer_port_that_is_given_to_another_client_is_another_flow() {
+fn an_outer_port_that_is_given_to_another_client_is_another_flow(by: &str) {
     let net = routed(false);
     rules(&net, "", MASQUERADE);
     net.exec(
@@ -334,7 +400,7 @@ fn an_outer_port_that_is_given_to_another_client_is_another_flow() {
     let mac = net.exec("c", "cat /sys/class/net/vc/address");
     net.exec("r", &format!("ip neigh replace 10.1.0.3 lladdr {} dev ra", mac.trim()));
     let _server = serve(&net, "s");
-    let agent = Agent::start(&net, "r", QUICK);
+    let agent = Agent::start(&net, "r", &quick(by));
     for from in ["10.1.0.2", "10.1.0.3", "10.1.0.2"] {
         net.exec(
             "c",
@@ -361,8 +427,7 @@ fn an_outer_port_that_is_given_to_another_client_is_another_flow() {
     agent.stop();
 }
 
-#[test]
-fn a_connection_that_stood_before_the_agent_is_one_flow() {
+fn a_connection_that_stood_before_the_agent_is_one_flow(by: &str) {
     let net = routed(false);
     rules(&net, DNAT, MASQUERADE);
     let _server = serve(&net, "s");
@@ -372,7 +437,7 @@ fn a_connection_that_stood_before_the_agent_is_one_flow() {
          s.sendall(b\"x\")\n    s.recv(1)\n    time.sleep(0.02)'",
     );
     std::thread::sleep(std::time::Duration::from_millis(500));
-    let agent = Agent::start(&net, "r", QUICK);
+    let agent = Agent::start(&net, "r", &quick(by));
     let flow = only(&agent, "tcp");
     assert!(!flow["nat"]["src"].is_null() && !flow["nat"]["dst"].is_null(), "{flow:#}");
     std::thread::sleep(std::time::Duration::from_millis(500));
@@ -381,12 +446,11 @@ fn a_connection_that_stood_before_the_agent_is_one_flow() {
     agent.stop();
 }
 
-#[test]
-fn thousands_of_short_connections_leave_nothing_behind() {
+fn thousands_of_short_connections_leave_nothing_behind(by: &str) {
     let net = routed(false);
     rules(&net, "", "oifname rb meta l4proto tcp masquerade to :20000-60000");
     let _server = serve(&net, "s");
-    let agent = Agent::start(&net, "r", QUICK);
+    let agent = Agent::start(&net, "r", &quick(by));
     net.exec(
         "c",
         "python3 -c 'import socket\nfor _ in range(3000):\n    s = socket.create_connection((\"10.2.0.2\", 80))\n    \
@@ -397,7 +461,10 @@ fn thousands_of_short_connections_leave_nothing_behind() {
     });
     agent.assert_law();
     let flows = all(&agent, "tcp");
-    assert_eq!(flows.len(), 3000);
+    let odd = |flow: &&Value| {
+        flow["packets_sent"].as_u64() < Some(4) || flow["packets_received"].as_u64() < Some(3)
+    };
+    assert_eq!(flows.len(), 3000, "{:#?}", flows.iter().filter(odd).collect::<Vec<_>>());
     assert!(
         flows.iter().all(|flow| flow["nat"]["src"]["ip"] == "10.2.0.1" && flow["dst"]["ip"] == "10.2.0.2")
     );
@@ -408,20 +475,19 @@ fn thousands_of_short_connections_leave_nothing_behind() {
     agent.stop();
 }
 
-#[test]
-fn the_table_grows_under_translated_flows() {
+fn the_table_grows_under_translated_flows(by: &str) {
     let net = routed(false);
     rules(&net, "", MASQUERADE);
     net.exec(
         "s",
         "nft 'table inet quiet {\nchain in {\ntype filter hook input priority 0; policy drop;\n}\n}'",
     );
-    let agent = Agent::start(&net, "r", QUICK);
+    let agent = Agent::start(&net, "r", &quick(by));
     let spray = |net: &Net| {
         net.exec(
             "c",
             "python3 -c 'import socket, time\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
-             s.bind((\"\", 4000))\nfor port in range(1, 20001):\n    s.sendto(b\"x\", (\"10.2.0.2\", port))\n    \
+             s.bind((\"\", 4000))\nfor port in range(5001, 25001):\n    s.sendto(b\"x\", (\"10.2.0.2\", port))\n    \
              port % 50 or time.sleep(0.002)'",
         )
     };
@@ -430,23 +496,27 @@ fn the_table_grows_under_translated_flows() {
     agent.wait("the table to have grown", 10, |agent| {
         agent.cli(&["status"])["kernel_stats"]["table"]["resizes"].as_u64() >= Some(1)
     });
-    spray(&net);
-    agent.assert_law();
-    let flows = agent.flows(&["--protocol", "udp"]);
-    assert_eq!(flows.len(), 20_000);
-    assert!(flows.iter().all(|flow| flow["nat"]["src"]["ip"] == "10.2.0.1" && flow["packets_sent"] == 3));
+    // A busy machine loses some packets, and a full table some aliases until the next packet.
+    let mut sprays = 2;
+    agent.wait("all flows with their other addresses", 60, |agent| {
+        spray(&net);
+        sprays += 1;
+        agent.assert_law();
+        let flows = agent.flows(&["--protocol", "udp"]);
+        assert!(flows.iter().all(|flow| flow["packets_sent"].as_u64() <= Some(sprays)), "counted twice");
+        flows.len() == 20_000 && flows.iter().all(|flow| flow["nat"]["src"]["ip"] == "10.2.0.1")
+    });
     assert_counted_once(&agent, &["udp"]);
     agent.stop();
 }
 
-#[test]
-fn other_addresses_stay_known_for_as_long_as_the_flow() {
+fn other_addresses_stay_known_for_as_long_as_the_flow(by: &str) {
     let net = routed(false);
     rules(&net, DNAT, MASQUERADE);
     let _server = serve(&net, "s");
     // The other key is never seen, so its slot is idle from the start.
-    let config = "flow: { active_interval: 200ms, flow_timeout: 1s }\ncapture: { interfaces: [rb] }";
-    let agent = Agent::start(&net, "r", config);
+    let config = quick(by).replace("200ms", "200ms, flow_timeout: 1s") + "\ncapture: { interfaces: [rb] }";
+    let agent = Agent::start(&net, "r", &config);
     let client = net.spawn(
         "c",
         "python3 -c 'import socket, time\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.settimeout(5)\n\
@@ -466,15 +536,14 @@ fn other_addresses_stay_known_for_as_long_as_the_flow() {
     agent.stop();
 }
 
-#[test]
-fn sampling_goes_by_the_addresses_before_translation() {
+fn sampling_goes_by_the_addresses_before_translation(by: &str) {
     let net = routed(false);
     rules(&net, "", MASQUERADE);
     net.exec(
         "s",
         "nft 'table inet quiet {\nchain in {\ntype filter hook input priority 0; policy drop;\n}\n}'",
     );
-    let agent = Agent::start(&net, "r", &format!("{QUICK}\ncapture: {{ sampling_rate: 0.5 }}"));
+    let agent = Agent::start(&net, "r", &format!("{}\ncapture: {{ sampling_rate: 0.5 }}", quick(by)));
     net.exec(
         "c",
         "python3 -c 'import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
@@ -492,7 +561,8 @@ fn switched_off_both_sides_are_flows_of_their_own() {
     let net = routed(false);
     rules(&net, DNAT, MASQUERADE);
     let _server = serve(&net, "s");
-    let agent = Agent::start(&net, "r", &format!("{QUICK}\nfeatures: {{ nat: {{ enabled: false }} }}"));
+    let agent =
+        Agent::start(&net, "r", "flow: { active_interval: 200ms }\nfeatures: { nat: { enabled: false } }");
     talk(&net, "c", "tcp", 4000, ("10.1.0.1", 8080));
     agent.wait("both flows", 5, |agent| all(agent, "tcp").len() == 2);
     assert!(all(&agent, "tcp").iter().all(|flow| flow["nat"].is_null()));

@@ -47,13 +47,8 @@ impl Bench {
             ..Features::default()
         };
         let loaded = Loaded::load(1024, features);
-        let context = Context {
-            addresses: Arc::default(),
-            local_peers: Arc::default(),
-            timing: false,
-            tunnels: loaded.object.tunnels().unwrap().map(Arc::new),
-            pairs: netmon::collector::pairs::Pairs::default(),
-        };
+        let context =
+            Context { tunnels: loaded.object.tunnels().unwrap().map(Arc::new), ..Context::default() };
         Self { loaded, context }
     }
 

@@ -74,6 +74,7 @@ static __always_inline enum nm_outcome nm_count(struct __sk_buff *skb, struct nm
 	u64 before;
 	struct nm_hot *hot = &bucket->hot[slot];
 	struct nm_cold *cold = &bucket->cold[slot];
+	bool counts = true;
 	u8 flags;
 
 	side &= 1;
@@ -85,17 +86,25 @@ static __always_inline enum nm_outcome nm_count(struct __sk_buff *skb, struct nm
 			nm_remember(cold, owner);
 			return NM_DUPLICATE;
 		}
-		if (holder)
-			nm_remember(cold, holder);
-		hot->owner[side] = owner;
+		if (nm_passes(skb, p, owner & 1) && nm_keeps_all()) {
+			/* Counted by its other key, which nobody has joined with this one yet. What it says is noted here. */
+			nm_remember(cold, owner);
+			counts = false;
+		} else {
+			if (holder)
+				nm_remember(cold, holder);
+			hot->owner[side] = owner;
+		}
 	}
 	before = hot->packets[side];
-	__sync_fetch_and_add(&hot->packets[side], scratch->wire.packets);
-	__sync_fetch_and_add(&hot->bytes[side], scratch->wire.bytes);
+	if (counts) {
+		__sync_fetch_and_add(&hot->packets[side], scratch->wire.packets);
+		__sync_fetch_and_add(&hot->bytes[side], scratch->wire.bytes);
+	}
 	if (hot->seen_ticks[side] != now_ticks)
 		hot->seen_ticks[side] = now_ticks;
 	if (nm_features)
-		nm_know(skb, bucket, scratch, side, before, now_ticks);
+		nm_know(skb, bucket, scratch, side, before, now_ticks, counts);
 
 	if (p->protocol == IPPROTO_TCP) {
 		flags = hot->tcp_flags[side];
@@ -110,14 +119,14 @@ static __always_inline enum nm_outcome nm_count(struct __sk_buff *skb, struct nm
 			hot->closed_ns = bpf_ktime_get_ns();
 			hot->report_ticks = now_ticks;
 			nm_emit(skb, NM_EVENT_ENDED, scratch->at.table, nm_slot_number(&scratch->at), hot->closed_ns);
-			return NM_COUNTED;
+			return counts ? NM_COUNTED : NM_DUPLICATE;
 		}
 	}
 	if (now_ticks - hot->report_ticks >= nm_control.interval_ticks) {
 		hot->report_ticks = now_ticks;
 		nm_emit(skb, NM_EVENT_ACTIVE, scratch->at.table, nm_slot_number(&scratch->at), bpf_ktime_get_ns());
 	}
-	return NM_COUNTED;
+	return counts ? NM_COUNTED : NM_DUPLICATE;
 }
 
 static __always_inline void nm_count_overflow(struct __sk_buff *skb, const struct nm_scratch *scratch, u32 hook,
@@ -150,6 +159,8 @@ NM_GLOBAL int nm_place_new(struct __sk_buff *skb, u64 tag, u32 side_and_hook, u3
 
 	if (!scratch)
 		return NM_NO_PLACE;
+	if (!again && nm_passes(skb, &scratch->packet, hook))
+		return nm_keeps_all() ? NM_PASSED : NM_LEFT_OUT;
 	if (again) {
 		/* The old slot leaves, a new one is taken. */
 		old = scratch->at;
@@ -218,8 +229,13 @@ static __always_inline int nm_account(struct __sk_buff *skb, u32 hook)
 	if (!bucket || again) {
 		side = nm_sender_side(p);
 		placed = nm_place_new(skb, tag, side | hook << 1, now_ticks, again);
+		/* An alias was put there at this very moment. */
+		if (nm_nat && placed & NM_PLACED && nm_is_alias(&scratch->at))
+			placed = nm_join(skb, tag, side | hook << 1, now_ticks);
 		if (!(placed & NM_PLACED))
-			return placed == NM_LEFT_OUT ? NM_SAMPLED_OUT : NM_OVERFLOW;
+			return placed == NM_LEFT_OUT ? NM_SAMPLED_OUT
+			       : placed == NM_PASSED ? NM_DUPLICATE
+						     : NM_OVERFLOW;
 		side = placed & 1;
 		bucket = nm_bucket_at(scratch->at.table, scratch->at.bucket);
 		if (!bucket)

@@ -85,11 +85,16 @@ static __always_inline u64 nm_tag(u64 hash)
 	return hash & ~NM_DEAD ?: 1;
 }
 
+/* No flow is left out by sampling. */
+static __always_inline bool nm_keeps_all(void)
+{
+	return nm_control.sample_below == 0xffffffff;
+}
+
 /* Whether sampling keeps the flow. */
 static __always_inline bool nm_is_kept(u64 hash)
 {
-	return nm_control.sample_below == 0xffffffff ||
-	       (u32)(hash * 0x9e3779b97f4a7c15ULL >> 32) < nm_control.sample_below;
+	return nm_keeps_all() || (u32)(hash * 0x9e3779b97f4a7c15ULL >> 32) < nm_control.sample_below;
 }
 
 #endif

@@ -80,9 +80,12 @@ static __always_inline void nm_advance(struct nm_side *me, const struct nm_packe
 	me->next_seq = p->seq + p->payload_bytes;
 }
 
-/* What features know of each packet that is counted. `before`: packets of this side until then. */
+/*
+ * What features know of each packet that is counted. `before`: packets of this side until then. Messages of one that is not
+ * (nm_passes) are those of the flow that counts it, but for DNS: the query waits here.
+ */
 static __always_inline void nm_know(struct __sk_buff *skb, struct nm_bucket *bucket, const struct nm_scratch *scratch,
-				    u32 side, u64 before, u32 now_ticks)
+				    u32 side, u64 before, u32 now_ticks, bool counts)
 {
 	const struct nm_packet *p = &scratch->packet;
 	u32 slot = scratch->at.slot & (NM_SLOTS - 1);
@@ -105,7 +108,7 @@ static __always_inline void nm_know(struct __sk_buff *skb, struct nm_bucket *buc
 	    (tcp ? !(track->side[side].marks & NM_SIDE_KNOWN) : before < NM_FIRST_DATAGRAMS))
 		nm_first_payload(skb, side);
 	if (nm_features & NM_FEATURE_MESSAGES && bucket->hot[slot].marks & NM_MARK_MESSAGES && p->payload_bytes &&
-	    !old && !(p->tcp_flags & NM_TCP_RST)) {
+	    !old && !(p->tcp_flags & NM_TCP_RST) && (counts || !tcp)) {
 		if (tcp && !(nm_features & NM_FEATURE_TIMING))
 			nm_advance(&track->side[side], p);
 		nm_message(skb, side);

@@ -234,7 +234,7 @@ static __always_inline struct nm_scratch *nm_in_hand(void)
 const volatile u64 nm_hash_keys[2 + 2 * NM_HASH_WORDS] __weak; /* random, this run's */
 const volatile u32 nm_transport __weak;			       /* enum nm_transport */
 const volatile u32 nm_features __weak;			       /* NM_FEATURE_, or-ed */
-const volatile u32 nm_nat __weak;			       /* whether translated conversations are joined */
+const volatile u32 nm_nat __weak;			       /* enum nm_nat_by */
 const volatile u32 nm_ask_conntrack __weak;		       /* whether the kernel has bpf_skb_ct_lookup */
 const volatile u32 nm_decapsulate __weak;		       /* NM_TUNNEL_, or-ed */
 const volatile u32 nm_bounds_us[NM_LANES - 1] __weak;	       /* upper bounds of the lanes; what is unused is ~0 */
@@ -250,6 +250,7 @@ struct nm_anchors {
 	enum nm_event_kind event_kind;
 	enum nm_icmp_error icmp_error;
 	enum nm_transport transport;
+	enum nm_nat_by nat_by;
 	enum nm_app app;
 	struct nm_name name;
 	struct nm_path path;

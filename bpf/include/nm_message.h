@@ -110,8 +110,9 @@ static __always_inline void nm_dns_keep_name(struct __sk_buff *skb, u64 tag, u32
 	__builtin_memset(name, 0, sizeof(*name));
 	if (name_bytes > NM_DNS_NAME_BYTES)
 		name_bytes = NM_DNS_NAME_BYTES;
-	if (name_bytes && nm_load_some(skb, offset, name->wire, name_bytes, NM_DNS_NAME_BYTES))
-		bpf_map_update_elem(&nm_dns_names, &tag, name, BPF_ANY);
+	if (name_bytes && nm_load_some(skb, offset, name->wire, name_bytes, NM_DNS_NAME_BYTES) &&
+	    bpf_map_update_elem(&nm_dns_names, &tag, name, BPF_ANY))
+		nm_note(NM_KIND_ASKED_LOST);
 }
 
 /* The message in hand asks. */

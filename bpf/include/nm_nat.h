@@ -4,13 +4,15 @@
  * which leads to the first. bpf/README.md tells how.
  *
  * Who knows is conntrack. On its way out a packet carries its own entry (skb->_nfct), whatever its protocol and zone; on its way in
- * the kernel is asked by kfunc (5.18; TCP and UDP only). Both are read once a flow and direction, never once a packet.
+ * the kernel is asked by kfunc (5.18; TCP and UDP only). Both are read once a flow and direction, never once a packet. Where programs
+ * may not read it (NM_NAT_TOLD) the agent hears of it by netlink, some time after the first packets, and runs nm_pair_told.
  */
 #ifndef NM_NAT_H
 #define NM_NAT_H
 
 #include <linux/netfilter/nf_conntrack_common.h>
 #include "nm_open.h"
+#include "nm_passing.h"
 
 #define NM_NFCT_POINTER ~7UL /* the rest of skb->_nfct says how packet and entry belong together */
 
@@ -151,7 +153,7 @@ NM_GLOBAL int nm_ask(struct __sk_buff *skb, u64 tag, u32 hook)
 	u64 hash_before, tag_after;
 	struct nm_packet *p;
 
-	if (!scratch || !bpf_core_type_exists(struct nf_conn))
+	if (!scratch || nm_nat != NM_NAT_READ || !bpf_core_type_exists(struct nf_conn))
 		return NM_UNKNOWN;
 	p = &scratch->packet;
 	/* The entry is that of the outer packet. */
@@ -195,6 +197,14 @@ NM_GLOBAL int nm_ask(struct __sk_buff *skb, u64 tag, u32 hook)
 	return scratch->other.tag == tag ? NM_PLAIN : NM_TRANSLATED;
 }
 
+static __always_inline void nm_mark_alias(struct nm_hot *hot, u64 flow, bool swapped)
+{
+	hot->marks = NM_MARK_ALIAS | (swapped ? NM_MARK_SWAPPED : 0);
+	hot->closed_ns = flow;
+	hot->seen_ticks[0] = nm_now_coarse_ns() >> NM_TICK_SHIFT;
+	hot->seen_ticks[1] = hot->seen_ticks[0];
+}
+
 /*
  * An alias for the key of the packet in hand (`own`) or the other one; `side`: of whoever sends by that key. Without room for it each
  * of its packets comes the long way.
@@ -216,10 +226,7 @@ NM_GLOBAL int nm_claim_alias(struct __sk_buff *skb, u64 tag, u64 flow, u32 side,
 		nm_set_key(cold, &scratch->packet, side & 1);
 	else
 		nm_set_key(cold, &scratch->other.key, side & 1);
-	hot->marks = NM_MARK_ALIAS | (scratch->other.swapped ? NM_MARK_SWAPPED : 0);
-	hot->closed_ns = flow;
-	hot->seen_ticks[0] = nm_now_coarse_ns() >> NM_TICK_SHIFT;
-	hot->seen_ticks[1] = hot->seen_ticks[0];
+	nm_mark_alias(hot, flow, scratch->other.swapped);
 	if (nm_claim(&at, tag, cold, hot, &fresh) && fresh)
 		nm_tell_claim(skb, NM_EVENT_ALIAS, &at, false, bpf_ktime_get_ns());
 	return 0;
@@ -241,10 +248,18 @@ static __always_inline struct nm_hot *nm_hot_at(struct nm_bucket *bucket, const 
 	return &bucket->hot[at->slot & (NM_SLOTS - 1)];
 }
 
+static __always_inline bool nm_is_alias(const struct nm_place *at)
+{
+	struct nm_bucket *bucket = nm_bucket_at(at->table, at->bucket);
+
+	return bucket && nm_hot_at(bucket, at)->marks & NM_MARK_ALIAS;
+}
+
 /* Where a packet goes. With NM_PLACED: the place is in hand, and the lowest bit is the packet's side there. */
 #define NM_NO_PLACE 0
 #define NM_PLACED   2
 #define NM_LEFT_OUT 4 /* by sampling */
+#define NM_PASSED   8 /* nowhere: it was counted where it came in */
 
 /*
  * The packet in hand belongs to a conversation whose other key nm_ask has found. If that has a flow, the packet is one of its, and
@@ -285,7 +300,7 @@ NM_GLOBAL int nm_join(struct __sk_buff *skb, u64 tag, u32 side_and_hook, u32 now
 {
 	struct nm_scratch *scratch = nm_in_hand();
 	u32 side = side_and_hook & 1, hook = side_and_hook >> 1 & 1, there, holder, owner = skb->ifindex << 1 | hook;
-	bool opens, ends = false;
+	bool opens, recent, strays, ends = false;
 	struct nm_bucket *bucket;
 	struct nm_place alias;
 	struct nm_hot *hot;
@@ -319,13 +334,16 @@ NM_GLOBAL int nm_join(struct __sk_buff *skb, u64 tag, u32 side_and_hook, u32 now
 	if (hot && !(hot->marks & NM_MARK_ALIAS)) {
 		opens = (scratch->packet.tcp_flags & (NM_TCP_SYN | NM_TCP_ACK)) == NM_TCP_SYN;
 		holder = hot->owner[there & 1];
-		if (!opens &&
-		    (holder == owner || (holder && now_ticks - hot->seen_ticks[there & 1] <= NM_OWNER_SILENCE_TICKS)))
+		recent = holder && now_ticks - hot->seen_ticks[there & 1] <= NM_OWNER_SILENCE_TICKS;
+		if (!opens && (holder == owner || recent))
 			return NM_PLACED | there;
 		/* Before it's counted here: the other side's ports may have been given to somebody else meanwhile. */
 		answer = nm_ask(skb, tag, hook);
 		ends = opens && hot->closed_ns && holder == owner;
-		if (!ends && (answer == NM_UNKNOWN || (answer >= NM_TRANSLATED && scratch->other.tag == flow)))
+		/* What has come in was counted a moment ago, and not in this flow. */
+		strays = !recent && nm_passes(skb, &scratch->packet, hook);
+		if (!ends && !strays &&
+		    (answer == NM_UNKNOWN || (answer >= NM_TRANSLATED && scratch->other.tag == flow)))
 			return NM_PLACED | there;
 	}
 	nm_dismiss(skb, &alias, tag);

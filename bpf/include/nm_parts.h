@@ -124,6 +124,28 @@ struct nm_http_counts {
 	u64 sum_us;
 };
 
+/* A conversation that is translated: its addresses as its opener sends, before translation and after. */
+struct nm_translated {
+	u8 address[4][16]; /* source and destination before, source and destination after; as in nm_cold */
+	u16 port_be[4];	   /* the same; ICMP echo: the identifier in both */
+	u8 protocol;
+	u8 family; /* 4 or 6 */
+	u8 pad[2];
+};
+_Static_assert(sizeof(struct nm_translated) == 76, "no padding");
+
+/* What the agent asks nm_pair_told for, and what that answers; in .bss. */
+struct nm_pairing {
+	struct nm_translated keys;
+	u32 only_tags; /* asked: touch nothing */
+	u64 tags[2];   /* of both keys */
+	u32 swapped;   /* whether sides change places between them */
+	u32 alias;     /* slot of the current table that leads from one to the other now, and 1; 0 = none is new */
+	u32 table; /* where the flow of the second key was, that is to be one with the first's; NM_NO_TABLE = there was none */
+	u32 slot;
+};
+_Static_assert(sizeof(struct nm_pairing) == 112, "no padding");
+
 #define NM_ELSEWHERE 0xffffffff /* nm_drop_key.ifindex: an interface of another network namespace */
 
 /* Packets that the kernel dropped are counted by these. */

@@ -48,7 +48,8 @@ static __always_inline int nm_see(struct __sk_buff *skb, u32 hook)
 		counts->outcomes[outcome] += scratch->wire.packets;
 	if (outcome == NM_COUNTED)
 		counts->counted_bytes += scratch->wire.bytes;
-	if (scratch->packet.icmp_error && outcome == NM_COUNTED)
+	/* The other key of what an error quotes may not be known: then it tells on its way out. */
+	if (scratch->packet.icmp_error && (outcome == NM_COUNTED || (nm_nat == NM_NAT_TOLD && outcome == NM_DUPLICATE)))
 		nm_quote(skb);
 	return TC_ACT_UNSPEC;
 }

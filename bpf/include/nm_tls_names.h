@@ -98,8 +98,8 @@ NM_GLOBAL int nm_tls_keep_names(struct __sk_buff *skb, u64 tag)
 		at = nm_tls_asked(skb, at, end);
 	if (end == hello_end && at != end)
 		return 0;
-	if (name->sni_bytes || name->alpn_bytes)
-		bpf_map_update_elem(&nm_tls_names, &tag, name, BPF_ANY);
+	if ((name->sni_bytes || name->alpn_bytes) && bpf_map_update_elem(&nm_tls_names, &tag, name, BPF_ANY))
+		nm_note(NM_KIND_ASKED_LOST);
 	return 0;
 }
 

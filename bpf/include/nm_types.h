@@ -68,11 +68,15 @@ enum nm_kind {
 	NM_KIND_TUNNEL_NESTED,	  /* the same: a tunnel in the tunnel */
 	NM_KIND_TUNNEL_UNMARKED,  /* flow: no room to note the tunnel that it was seen in */
 	NM_KIND_NAME_LOST,	  /* socket: no room or memory for its name */
+	NM_KIND_ASKED_LOST,	  /* name that a flow asked for: the same */
 	NM_KINDS,
 };
 
 /* Ask the compiler for both names in the BTF. */
 enum nm_transport { NM_RINGBUF, NM_PERF };
+
+/* How translations (NAT) are known: not at all, read of conntrack by the programs, told by the agent. */
+enum nm_nat_by { NM_NAT_OFF, NM_NAT_READ, NM_NAT_TOLD };
 
 enum nm_event_kind {
 	NM_EVENT_OPENED = 1, /* a slot was taken */

@@ -42,7 +42,7 @@ pub fn judge(trial: &Trial, options: &Options, tcx: Option<bool>) -> Vec<Finding
     });
     let asked = |part: &Part| match part {
         Part::Drops => options.drops,
-        Part::Nat => options.features.nat,
+        Part::Nat | Part::Conntrack => options.features.nat,
         Part::Names => options.features.who,
         // One finding for both.
         Part::OlderSockets => false,
@@ -59,7 +59,7 @@ fn judge_part(part: Part, left_out: &[LeftOut]) -> Finding {
             "the kernel tells each packet that it drops, with its reason (tp_btf/kfree_skb)",
             "Linux 5.17 or later; all else works without",
         ),
-        Part::Nat => (
+        Part::Nat | Part::Conntrack => (
             "NAT",
             "conntrack can be read: a translated conversation is one flow",
             "a kernel that lets traffic-control programs read its memory; all else works without",

@@ -24,7 +24,7 @@ use crate::kernel::drops::FlowDropsView;
 use crate::kernel::events::{Events, Nudge};
 use crate::kernel::grace::Grace;
 use crate::kernel::load::LeftOut;
-use crate::kernel::object::{Object, Transport};
+use crate::kernel::object::{By, Object, Transport};
 use crate::kernel::stats::KernelStats;
 
 /// Commands waiting for the collector at most; a sender waits when there are more.
@@ -119,6 +119,7 @@ impl Collector {
             timing: object.features().timing,
             tunnels: object.tunnels()?.map(Arc::new),
             pairs: Pairs::default(),
+            told_only: object.conntrack() == Some(By::Netlink),
         };
         let shared_context = Arc::new(Mutex::new(context));
         let resizing = Arc::new(AtomicBool::new(false));

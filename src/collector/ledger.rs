@@ -28,6 +28,8 @@ pub mod note {
     pub const TIMED_OUT: u8 = 2;
     /// Its handshake's time has been told.
     pub const HANDSHAKE: u8 = 4;
+    /// Its counts go to the flow of the conversation's other key; nobody is told of this one.
+    pub const JOINED: u8 = 8;
     /// The slot is in the list of dead ones (`NM_FLAG_DYING`).
     pub const DYING: u8 = 0x20;
     /// The slot is queued for leaving (`NM_FLAG_LEAVING`).
@@ -49,6 +51,8 @@ pub struct Context {
     pub timing: bool,
     /// Flows that are translated.
     pub pairs: Pairs,
+    /// A flow is not there before it has been told of: it may be part of another that conntrack is about to speak of.
+    pub told_only: bool,
     /// Where flows in tunnels are noted, if tunnels are looked into.
     pub tunnels: Option<Arc<Tunnels>>,
 }
@@ -225,7 +229,7 @@ impl Ledger {
         told_apart: bool,
     ) -> Option<FlowUpdate> {
         let mut snapshot = table.read(slot)?;
-        if snapshot.cold.agent_flags & MOVED != 0 {
+        if snapshot.cold.agent_flags & (MOVED | note::JOINED) != 0 {
             // The slot that took over tells it.
             return None;
         }

@@ -208,6 +208,11 @@ impl Tables {
         self.each().find_map(|(entry, table)| Some(SlotRef::new(entry, table.slot_of(tag)?)))
     }
 
+    /// The entry of the table that takes new flows.
+    pub fn current(&self) -> u32 {
+        self.current
+    }
+
     /// Slots of the current table.
     pub fn slots(&self) -> u64 {
         self.get(self.current).map_or(0, |table| u64::from(table.slots()))

@@ -60,6 +60,9 @@ impl FlowView {
                     continue;
                 }
                 let Some(snapshot) = table.read(slot).filter(|snapshot| snapshot.live()) else { continue };
+                if context.told_only && snapshot.cold.agent_flags & ledger::note::KNOWN == 0 {
+                    continue;
+                }
                 if let Some(flow) = ledger::flow(&snapshot, &context, now_ns, false)
                     && visit(&flow).is_break()
                 {

@@ -1,6 +1,7 @@
 //! The collector's thread: its loop, and what it does with events, due slots and commands.
 
 mod live;
+mod nat;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,6 +9,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use self::nat::{Join, Told};
 use super::drops::Drops;
 use super::handle::{Command, Job, Report, Settings};
 use super::hooks::Hooks;
@@ -22,7 +24,7 @@ use crate::kernel::decode::{Event, EventKind};
 use crate::kernel::events::Events;
 use crate::kernel::grace::Grace;
 use crate::kernel::messages::{Messages, Servers};
-use crate::kernel::object::{Object, TABLE_ENTRIES, Transport};
+use crate::kernel::object::{By, Object, TABLE_ENTRIES, Transport};
 use crate::kernel::stats::{EventLoss, KernelStats, KindCount, Outcome, TableStats};
 use crate::kernel::table::{DEAD, MOVED, SLOTS, Table};
 use crate::kernel::types::nm_kind;
@@ -116,6 +118,12 @@ pub(super) struct Work {
     servers: Servers,
     /// Counts up for as long as the thread goes on.
     heartbeat: Arc<AtomicU64>,
+    /// What conntrack has told, if it is asked by netlink.
+    told: Option<Told>,
+    /// Dead slots whose counts belong to other flows.
+    joins: HashMap<SlotRef, Join>,
+    /// Slots that events since the last drain began have told of.
+    noted: u32,
 }
 
 impl Work {
@@ -165,6 +173,9 @@ impl Work {
             context_changed: false,
             servers: Servers::default(),
             heartbeat,
+            told: (object.conntrack() == Some(By::Netlink)).then(|| Told::new(settings.max_flows)),
+            joins: HashMap::new(),
+            noted: 0,
             object,
             tables,
             events,
@@ -177,6 +188,7 @@ impl Work {
     }
 
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
+        self.learn_all();
         loop {
             self.heartbeat.fetch_add(1, Ordering::Relaxed);
             self.events.wait(self.pause());
@@ -273,6 +285,7 @@ impl Work {
     fn drain(&mut self) {
         let room = self.tables.room(self.ledger.taken());
         let wake_bytes = if self.is_quiet() { 0 } else { self.wake_bytes };
+        self.noted = 0;
         let mut control = self.object.control();
         control.set_opened(0);
         control.set_room(room);
@@ -286,6 +299,7 @@ impl Work {
             self.heartbeat.fetch_add(1, Ordering::Relaxed);
             let read_at = Instant::now();
             let now_ns = clock::monotonic_ns();
+            self.learn();
             for event in &read {
                 self.on_event(event, now_ns);
             }
@@ -320,6 +334,8 @@ impl Work {
         match event.kind {
             EventKind::Overflow => self.on_overflow(event),
             EventKind::Opened | EventKind::Active => {
+                self.noted += u32::from(event.kind == EventKind::Opened);
+                self.recall(slot);
                 self.look(slot, now_ns, event.stamp_ns);
                 if event.kind == EventKind::Opened {
                     self.tables.note_opened(event.stamp_ns);
@@ -327,6 +343,7 @@ impl Work {
                 self.active.push(slot, clock::tick_of(now_ns));
             }
             EventKind::Alias => {
+                self.noted += 1;
                 self.tables.note_opened(event.stamp_ns);
                 self.adopt(slot);
             }
@@ -373,51 +390,6 @@ impl Work {
         self.out.push(update);
     }
 
-    /// Looking up conntrack costs each new flow that comes in half as much again: not where nothing is translated.
-    fn ask_for_incoming(&mut self) {
-        let ask = u32::from(self.ledger.aliases > 0 || self.began.elapsed() < MET_HALFWAY);
-        let mut control = self.object.control();
-        // Packets read that cache line.
-        if control.ask_in() != ask {
-            control.set_ask_in(ask);
-        }
-    }
-
-    /// An alias belongs to its flow, and goes with it.
-    fn adopt(&mut self, slot: SlotRef) {
-        let Some(table) = self.tables.get(slot.entry()) else { return };
-        let Some(alias) = table.alias(slot.slot()) else { return };
-        if alias.cold.agent_flags & (MOVED | note::DYING) != 0 {
-            return;
-        }
-        let Some(flow) = alias.stands_for().filter(|_| alias.live()) else { return self.bury(slot) };
-        // A flow that is leaving is asked for its alias at its end.
-        if self.tables.find(flow).or_else(|| self.tables.find(flow | DEAD)).is_none() {
-            return self.bury(slot);
-        }
-        if let Some(before) = self.ledger.adopt(table, slot.slot(), &alias) {
-            self.bury_alias(before, flow);
-        }
-    }
-
-    fn bury_alias(&mut self, tag: u64, flow: u64) {
-        let Some(slot) = self.tables.find(tag) else { return };
-        let alias = self.tables.get(slot.entry()).and_then(|table| table.alias(slot.slot()));
-        if alias.is_some_and(|alias| alias.stands_for() == Some(flow)) {
-            self.bury(slot);
-        }
-    }
-
-    /// A flow has ended: so has its alias, unless a new one on the same ports goes on with it.
-    fn part(&mut self, flow: u64) {
-        if let Some(pair) = self.ledger.context.pairs.get(flow)
-            && self.tables.find(flow).is_none()
-        {
-            self.ledger.context.pairs.remove(flow);
-            self.bury_alias(pair.alias, flow);
-        }
-    }
-
     /// Adds a note to a slot; false when it has it, or when its flow has moved on.
     fn annotate(&self, slot: SlotRef, notes: u8) -> bool {
         let Some(table) = self.tables.get(slot.entry()) else { return false };
@@ -455,7 +427,9 @@ impl Work {
     /// Takes up a slot that a program has killed. The program may yet take it back (`nm_account`), so it is looked
     /// at again before it is freed.
     fn bury_dead(&mut self, slot: SlotRef) {
-        if self.annotate(slot, note::DYING) {
+        if self.tables.awaits_merge(slot) {
+            self.postponed.push(slot);
+        } else if self.annotate(slot, note::DYING) {
             self.dying.push(slot);
         }
     }
@@ -521,8 +495,10 @@ impl Work {
 
     fn harvest(&mut self, now_ns: u64) {
         if self.dead.as_ref().is_some_and(|(number, _)| self.grace.passed(*number))
-            && let Some((_, dead)) = self.dead.take()
+            && let Some((_, mut dead)) = self.dead.take()
         {
+            // Their counts belong to flows that may be among the others.
+            dead.sort_by_key(|slot| !self.joins.contains_key(slot));
             for slot in dead {
                 let Some(table) = self.tables.get(slot.entry()).cloned() else { continue };
                 let Some(snapshot) = table.read_any(slot.slot()) else { continue };
@@ -536,7 +512,8 @@ impl Work {
                     self.queue_closed(slot, clock::tick_of(now_ns));
                 } else if snapshot.stands_for().is_some() {
                     self.ledger.forget(&table, slot.slot(), &snapshot);
-                } else {
+                } else if flags & note::JOINED == 0 || !self.join(slot, &table, &snapshot) {
+                    table.set_notes(slot.slot(), snapshot.cold.agent_direction, flags & !note::JOINED);
                     self.ledger.harvest(&table, slot.slot(), now_ns, &mut self.out);
                     self.part(snapshot.tag & !DEAD);
                 }
@@ -549,7 +526,8 @@ impl Work {
 
     fn tend_tables(&mut self) {
         let mut handed = Handed::default();
-        if let Err(error) = self.tables.tend(&mut self.object, &self.grace, self.ledger.taken(), &mut handed)
+        let taken = self.ledger.taken() + self.unread();
+        if let Err(error) = self.tables.tend(&mut self.object, &self.grace, taken, &mut handed)
             && self.resize_warned.is_none_or(|at| at.elapsed() > Duration::from_secs(10))
         {
             self.resize_warned = Some(Instant::now());
@@ -726,7 +704,9 @@ impl Work {
             rtt_samples_left_out: self.object.kind(nm_kind::NM_KIND_SAMPLE_LOST),
             fragments_unmatched: self.object.kind(nm_kind::NM_KIND_FRAGMENT_ORPHAN),
             drops,
+            conntrack_overruns: self.told.as_ref().map_or(0, |told| told.overruns),
             names_lost: self.object.kind(nm_kind::NM_KIND_NAME_LOST),
+            asked_names_lost: self.object.kind(nm_kind::NM_KIND_ASKED_LOST),
             messages: Messages {
                 dns: self.object.dns_totals(),
                 http: self.servers.read(&self.object, Instant::now()),
@@ -750,7 +730,7 @@ impl Work {
             departed: self.ledger.departed,
             in_table,
             transport: self.object.transport(),
-            left_out: self.object.left_out(),
+            left_out: self.left_out(),
         }
     }
 

@@ -103,6 +103,17 @@ choice!(
     }
 );
 choice!(
+    /// How conntrack is asked what is translated.
+    Conntrack {
+        /// By the programs if they may, else by netlink.
+        Auto,
+        /// By the programs.
+        Programs,
+        /// By netlink.
+        Netlink,
+    }
+);
+choice!(
     /// How log lines look.
     LogFormat {
         /// Journal when started by systemd, else text.
@@ -244,7 +255,10 @@ section!(
 );
 section!(
     /// `features.nat`
-    NatFeature { enabled: bool = "On or off." }
+    NatFeature {
+        enabled: bool = "On or off.",
+        conntrack: Conntrack = "How conntrack is asked.",
+    }
 );
 section!(
     /// `features`

@@ -186,6 +186,12 @@ pub const KEYS: &[Key] = &[
     key("features.drop_monitoring.enabled", Kind::Bool, "true", "count what the kernel drops, and why"),
     key("features.process_attribution.enabled", Kind::Bool, "true", "name units, containers and processes"),
     key("features.nat.enabled", Kind::Bool, "true", "join both addresses of translated conversations (NAT)"),
+    key(
+        "features.nat.conntrack",
+        Kind::Choice(&["auto", "programs", "netlink"]),
+        "auto",
+        "how conntrack is asked: by the programs, or by netlink, some milliseconds late",
+    ),
     key("kubernetes.enabled", Kind::Choice(&["auto", "true", "false"]), "auto", "name pods and services"),
     key("kubernetes.node_name", Kind::Text, "\"\"", "own node; empty = ask the surroundings"),
     key(

@@ -1,20 +1,15 @@
 //! Rtnetlink on the wire: the three requests that are sent, and of what comes back only the messages and
 //! attributes that matter here.
 //!
-//! Never panics and never reads past what was received. An attribute that is unknown, too short or lies about
-//! its length hides itself and, if it lies, those behind it; it does not hide the message.
+//! An attribute that is unknown, too short or lies about its length hides itself and, if it lies, those behind it; it does
+//! not hide the message.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-// linux/netlink.h
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLMSG_OVERRUN: u16 = 4;
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_DUMP_INTR: u16 = 0x10;
-const NLM_F_DUMP: u16 = 0x300;
-const NLA_TYPE_MASK: u16 = 0x3fff;
-const HEADER: usize = 16;
+use crate::netlink::{
+    self, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN, attributes, dump_request, messages,
+    u16_at, u32_at,
+};
 
 // linux/rtnetlink.h
 const RTM_NEWLINK: u16 = 16;
@@ -153,46 +148,27 @@ impl Dump {
             body.extend(IFLA_EXT_MASK.to_ne_bytes());
             body.extend(RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
         }
-        let mut request = Vec::with_capacity(HEADER + body.len());
-        request.extend(((HEADER + body.len()) as u32).to_ne_bytes());
-        request.extend(kind.to_ne_bytes());
-        request.extend((NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-        request.extend(sequence.to_ne_bytes());
-        request.extend(0u32.to_ne_bytes());
-        request.extend(body);
-        request
+        dump_request(kind, sequence, &body)
     }
 }
 
 /// The messages of one datagram. If a header lies about its length the rest can't be read: it is told as one
 /// [`Message::Overrun`], because what was in it is lost.
 pub fn frames(datagram: &[u8]) -> impl Iterator<Item = Frame> + '_ {
-    let mut rest = datagram;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let length = u32_at(rest, 0).map_or(0, |length| length as usize);
-        let Some(bytes) = (length >= HEADER).then(|| rest.get(..length)).flatten() else {
-            rest = &[];
-            return Some(Frame { sequence: 0, interrupted: false, message: Message::Overrun });
-        };
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Frame {
-            sequence: u32_at(bytes, 8).unwrap_or_default(),
-            interrupted: u16_at(bytes, 6).unwrap_or_default() & NLM_F_DUMP_INTR != 0,
-            message: message(u16_at(bytes, 4).unwrap_or_default(), bytes.get(HEADER..).unwrap_or_default()),
-        })
+    messages(datagram).map(|raw| match raw {
+        Some(raw) => Frame {
+            sequence: raw.sequence,
+            interrupted: raw.flags & NLM_F_DUMP_INTR != 0,
+            message: message(&raw),
+        },
+        None => Frame { sequence: 0, interrupted: false, message: Message::Overrun },
     })
 }
 
-fn message(kind: u16, body: &[u8]) -> Message {
+fn message(raw: &netlink::Message<'_>) -> Message {
+    let (kind, body) = (raw.kind, raw.body);
     let decoded = match kind {
-        NLMSG_ERROR | NLMSG_DONE => {
-            // An acknowledgement or a dump that went well carries 0, an old kernel's DONE may carry nothing.
-            let code = u32_at(body, 0).unwrap_or_default() as i32;
-            Some(Message::Done((code != 0).then_some(code.saturating_neg())))
-        }
+        NLMSG_ERROR | NLMSG_DONE => Some(Message::Done(raw.refusal())),
         NLMSG_OVERRUN => Some(Message::Overrun),
         RTM_NEWLINK | RTM_DELLINK => link(kind, body),
         RTM_NEWADDR => address(body).map(Message::Address),
@@ -296,17 +272,6 @@ fn next_hops(mut rest: &[u8]) -> impl Iterator<Item = u32> + '_ {
     })
 }
 
-/// Type and value of each attribute; ends at the first that lies about its length.
-fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> + '_ {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16_at(rest, 0)?);
-        let kind = u16_at(rest, 2)? & NLA_TYPE_MASK;
-        let value = rest.get(4..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
 fn ip(family: u8, value: &[u8]) -> Option<IpAddr> {
     match family {
         AF_INET => <[u8; 4]>::try_from(value).ok().map(|bytes| Ipv4Addr::from(bytes).into()),
@@ -318,12 +283,4 @@ fn ip(family: u8, value: &[u8]) -> Option<IpAddr> {
 /// Up to the terminating zero; bytes that are no UTF-8 are replaced.
 fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
-}
-
-fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
-    bytes.get(offset..)?.first_chunk().map(|chunk| u16::from_ne_bytes(*chunk))
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    bytes.get(offset..)?.first_chunk().map(|chunk| u32::from_ne_bytes(*chunk))
 }

@@ -33,7 +33,7 @@ impl Conntrack {
 }
 
 /// Built in or loaded as a module, now.
-pub(super) fn runs() -> bool {
+pub fn runs() -> bool {
     std::fs::exists("/sys/module/nf_conntrack").unwrap_or(false)
 }
 

@@ -11,8 +11,8 @@ use thiserror::Error;
 use super::conntrack::Conntrack;
 use super::decode;
 use super::drops::{self, Drops, Watch};
-use super::object::{Features, GRACE_ENTRY, NO_TABLE, Object, Options, Transport};
-use super::skeleton::types::{nm_http_counts, nm_http_server, nm_transport};
+use super::object::{By, Features, GRACE_ENTRY, NO_TABLE, Object, Options, Transport};
+use super::skeleton::types::{nm_http_counts, nm_http_server, nm_nat_by, nm_transport};
 use super::skeleton::{NetmonSkelBuilder, OpenNetmonSkel};
 use super::table::{Table, word};
 use crate::flow::measured::LANES;
@@ -22,9 +22,11 @@ use crate::flow::measured::LANES;
 pub enum Part {
     /// Drops, by the kernel's reasons.
     Drops,
-    /// Joining translated conversations. Some kernels let no traffic-control program read memory
+    /// Reading of conntrack by the programs. Some kernels let no traffic-control program read memory
     /// (`bpf_probe_read_kernel`).
     Nat,
+    /// Conntrack, by whatever way.
+    Conntrack,
     /// Names of sockets that are there already (5.11).
     OlderSockets,
     /// Names of sockets.
@@ -36,7 +38,8 @@ impl Part {
     pub fn missing(self) -> &'static str {
         match self {
             Self::Drops => "packets that the kernel drops are not told",
-            Self::Nat => "translated connections (NAT) are two flows",
+            Self::Nat => "translations (NAT) are known some milliseconds late, by netlink",
+            Self::Conntrack => "translated connections (NAT) are two flows",
             Self::OlderSockets => "sockets that are older than the agent are known by cgroup only",
             Self::Names => "processes are not known, only cgroups",
         }
@@ -46,6 +49,7 @@ impl Part {
         match self {
             Self::Drops => "tp_btf/kfree_skb (Linux 5.17)",
             Self::Nat => "traffic-control programs that may read conntrack (bpf_probe_read_kernel)",
+            Self::Conntrack => "conntrack",
             Self::OlderSockets => "iter/task_file (Linux 5.11)",
             Self::Names => "cgroup/sock_create with socket storage (Linux 5.10)",
         }
@@ -144,7 +148,8 @@ impl Object {
 fn asks_for(options: &Options, part: Part) -> bool {
     match part {
         Part::Drops => options.drops,
-        Part::Nat => options.features.nat,
+        Part::Nat => options.features.nat && options.features.conntrack != Some(By::Netlink),
+        Part::Conntrack => options.features.nat,
         Part::OlderSockets | Part::Names => options.features.who,
     }
 }
@@ -159,7 +164,22 @@ fn load_with(
     let has = |part: Part| asks_for(options, part) && left_out.iter().all(|out| out.part != part);
     let drops = drops.filter(|_| has(Part::Drops));
     let (names, older) = (has(Part::Names), has(Part::Names) && has(Part::OlderSockets));
-    let features = Features { nat: has(Part::Nat), ..options.features.clone() };
+    let probed = Conntrack::probe();
+    let conntrack = match options.features.conntrack {
+        _ if !options.features.nat => None,
+        // A module that comes later has types that these programs can't be fitted to any more.
+        None if has(Part::Nat) && probed.layout => Some(By::Programs),
+        Some(By::Programs) if has(Part::Nat) => Some(By::Programs),
+        Some(By::Programs) => None,
+        None | Some(By::Netlink) => Some(By::Netlink),
+    };
+    if probed.runs && !probed.layout && has(Part::Nat) {
+        let part = if conntrack == Some(By::Netlink) { Part::Nat } else { Part::Conntrack };
+        let why = "this kernel does not tell how conntrack's entries are laid out (Linux 5.11 with \
+                   CONFIG_DEBUG_INFO_BTF_MODULES does)";
+        left_out.push(LeftOut { part, why: why.into() });
+    }
+    let features = &options.features;
     // The object lives as long as the process uses it; libbpf-rs wants a place for it.
     let place: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
     let mut open = NetmonSkelBuilder::default().open(place).map_err(refused)?;
@@ -167,12 +187,12 @@ fn load_with(
         .map_err(|source| LoadError::Step { what: "create a flow table", source })?;
     open.maps.nm_tables.set_inner_map_fd(inner.fd()).map_err(step("set the inner map"))?;
 
-    let conntrack = Conntrack::probe();
-    set_constants(&mut open, &features, transport, drops, conntrack)?;
+    set_constants(&mut open, features, (conntrack, probed.lookup), transport, drops)?;
     open.progs.nm_empty.set_autoload(options.bench);
     open.progs.nm_bench_empty.set_autoload(options.bench);
     open.progs.nm_bench_flows.set_autoload(options.bench);
     open.progs.nm_drop.set_autoload(drops.is_some());
+    open.progs.nm_pair_told.set_autoload(conntrack == Some(By::Netlink));
     open.progs.nm_sock_create.set_autoload(names);
     open.progs.nm_sock_older.set_autoload(older);
     let ring = size_maps(&mut open, options, transport, drops.is_some())?;
@@ -199,6 +219,11 @@ fn load_with(
             }
         }
     }
+    if options.features.nat && conntrack.is_none() {
+        let why = "features.nat.conntrack is programs, which this kernel does not let read it";
+        left_out.push(LeftOut { part: Part::Conntrack, why: why.into() });
+    }
+    let features = features.clone();
     let object = Object { skel, transport, features, conntrack, drops: watch, left_out };
     object
         .install(GRACE_ENTRY, &inner)
@@ -210,9 +235,9 @@ fn load_with(
 fn set_constants(
     open: &mut OpenNetmonSkel<'_>,
     features: &Features,
+    (conntrack, has_lookup): (Option<By>, bool),
     transport: Transport,
     drops: Option<&Drops>,
-    conntrack: Conntrack,
 ) -> Result<(), LoadError> {
     let Some(rodata) = open.maps.rodata_data.as_deref_mut() else { return Ok(()) };
     let mut keys = vec![0u8; size_of_val(&rodata.nm_hash_keys)];
@@ -223,8 +248,12 @@ fn set_constants(
         *key = u64::from_ne_bytes(*bytes);
     }
     rodata.nm_features = features.bits();
-    rodata.nm_nat = u32::from(features.nat);
-    rodata.nm_ask_conntrack = u32::from(conntrack.lookup);
+    rodata.nm_nat = match conntrack {
+        None => nm_nat_by::NM_NAT_OFF.0,
+        Some(By::Programs) => nm_nat_by::NM_NAT_READ.0,
+        Some(By::Netlink) => nm_nat_by::NM_NAT_TOLD.0,
+    };
+    rodata.nm_ask_conntrack = u32::from(has_lookup);
     rodata.nm_apps = features.protocols.iter().fold(0, |set, app| set | 1 << decode::app_number(*app));
     rodata.nm_bounds_us = [u32::MAX; LANES - 1];
     for (bound, us) in rodata.nm_bounds_us.iter_mut().zip(&features.bounds_us) {

@@ -5,7 +5,7 @@
 //! thread (see [`table`]).
 
 pub mod attach;
-mod conntrack;
+pub mod conntrack;
 pub mod counters;
 pub mod decode;
 pub mod drops;
@@ -18,6 +18,7 @@ pub mod names;
 pub mod neighbours;
 pub mod ntp;
 pub mod object;
+pub mod pairing;
 pub mod sampling;
 mod skeleton;
 pub mod stats;

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
-use super::conntrack::{self, Conntrack};
 use super::drops::Watch;
 use super::load::{LeftOut, Part};
 use super::skeleton::NetmonSkel;
@@ -70,12 +69,23 @@ pub struct Features {
     pub who: bool,
     /// Translated conversations are joined through conntrack (`nm_nat`).
     pub nat: bool,
+    /// How conntrack is asked; `None`: by the programs, if they may.
+    pub conntrack: Option<By>,
     /// Tunnels whose inner packets are counted.
     pub tunnels: Option<LookInto>,
     /// Messages of application protocols, with `protocols` only.
     pub messages: MessageFeatures,
     /// Upper bounds of the buckets of all histograms, microseconds.
     pub bounds_us: Vec<u32>,
+}
+
+/// How conntrack is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The programs read its entries: a translation is known with the packet.
+    Programs,
+    /// The agent follows it by netlink: known some time after the first packets.
+    Netlink,
 }
 
 /// Tunnels that are looked into.
@@ -131,8 +141,8 @@ pub struct Object {
     pub(super) skel: NetmonSkel<'static>,
     pub(super) transport: Transport,
     pub(super) features: Features,
-    /// As it was when the programs were fitted to the kernel.
-    pub(super) conntrack: Conntrack,
+    /// Unless translated conversations are left alone.
+    pub(super) conntrack: Option<By>,
     /// Unless drops are left out.
     pub(super) drops: Option<Watch>,
     pub(super) left_out: Vec<LeftOut>,
@@ -155,21 +165,12 @@ impl Object {
 
     /// What was asked for and is not done.
     pub fn left_out(&self) -> Vec<LeftOut> {
-        let mut all = self.left_out.clone();
-        if self.features.nat && conntrack::runs() {
-            let why = if !self.conntrack.runs {
-                Some("nf_conntrack was loaded after the agent; restart the agent")
-            } else if !self.conntrack.layout {
-                Some(
-                    "this kernel does not tell how conntrack's entries are laid out (Linux 5.11 with \
-                     CONFIG_DEBUG_INFO_BTF_MODULES does)",
-                )
-            } else {
-                None
-            };
-            all.extend(why.map(|why| LeftOut { part: Part::Nat, why: why.into() }));
-        }
-        all
+        self.left_out.clone()
+    }
+
+    /// How conntrack is asked; `None`: not at all.
+    pub fn conntrack(&self) -> Option<By> {
+        self.conntrack
     }
 
     /// Why a part is left out, if it is.

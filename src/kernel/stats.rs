@@ -184,9 +184,15 @@ pub struct KernelStats {
     /// What the kernel dropped.
     #[serde(default)]
     pub drops: DropStats,
+    /// Times that conntrack's news were lost and all translations read anew, where they are told by netlink.
+    #[serde(default)]
+    pub conntrack_overruns: u64,
     /// Sockets that have no name for want of room or memory.
     #[serde(default)]
     pub names_lost: u64,
+    /// Names that flows have asked for (DNS, TLS) and that found no room.
+    #[serde(default)]
+    pub asked_names_lost: u64,
     /// DNS and HTTP/1; told apart from the rest.
     #[serde(skip)]
     pub messages: Messages,

@@ -356,6 +356,28 @@ impl Table {
         self.set_told(slot, here);
     }
 
+    /// Adds what another slot of the same conversation counted. What else it knew this one has seen for itself (`nm_passes`), but
+    /// for where its packets came in, if nothing else tells it here. `swapped`: its side 0 is side 1 here.
+    pub fn add(&self, slot: u32, other: &Snapshot, swapped: bool) {
+        let Some(cell) = self.field::<nm_hot>(slot, offset_of!(nm_bucket, hot)) else { return };
+        for side in 0..2 {
+            let theirs = side ^ usize::from(swapped);
+            // SAFETY: in bounds and aligned; whole words and bytes. Programs change the counters by atomic adds only, and of the
+            // rest what they store at this very moment may stand instead.
+            unsafe {
+                let packets = AtomicU64::from_ptr(&raw mut (*cell).packets[side]);
+                let bytes = AtomicU64::from_ptr(&raw mut (*cell).bytes[side]);
+                let owner = AtomicU32::from_ptr(&raw mut (*cell).owner[side]);
+                let flags = AtomicU8::from_ptr(&raw mut (*cell).tcp_flags[side]);
+                packets.fetch_add(other.hot.packets[theirs], Ordering::Relaxed);
+                bytes.fetch_add(other.hot.bytes[theirs], Ordering::Relaxed);
+                flags.fetch_or(other.hot.tcp_flags[theirs], Ordering::Relaxed);
+                let _ =
+                    owner.compare_exchange(0, other.hot.owner[theirs], Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// The same for what was measured. Extremes are merged by plain words: a sample that is taken at this very moment may
     /// miss being one.
     fn absorb_measured(&self, slot: u32, old: &Snapshot, told_retransmits: u32) {

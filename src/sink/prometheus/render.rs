@@ -412,6 +412,16 @@ impl Exporter {
             "Sockets that have no name for want of room or memory.",
             vec![count(&[], stats.names_lost)],
         );
+        page.counter(
+            "netmon_asked_names_lost_total",
+            "Names that flows have asked for (DNS, TLS) and that found no room.",
+            vec![count(&[], stats.asked_names_lost)],
+        );
+        page.counter(
+            "netmon_conntrack_overruns_total",
+            "Times that conntrack's news were lost and all translations read anew (features.nat.conntrack: netlink).",
+            vec![count(&[], stats.conntrack_overruns)],
+        );
         page.gauge(
             "netmon_interfaces_attached",
             "Interfaces whose packets are seen.",
