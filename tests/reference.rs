@@ -28,7 +28,7 @@ fn the_configuration_reference_is_what_the_schema_says() {
     let mut text = String::from(
         "# Configuration\n\nWritten from `schema.rs` by `tests/reference.rs`. Every key has an environment variable: `NETMON_` and the path \
          with `_` between its parts;\nthose that have a shorter one besides are marked. [configs/netmon.yaml](../../configs/netmon.yaml) is the \
-         same as a file, with what each costs.\n\n| key | default | accepted | meaning |\n| --- | --- | --- | --- |\n",
+         same as a file, with what each costs.\n\n| key | default | accepted | taken over | meaning |\n| --- | --- | --- | --- | --- |\n",
     );
     for key in KEYS {
         let aliases = ALIASES.iter().filter(|(_, path)| *path == key.path).map(|(alias, _)| *alias);
@@ -38,7 +38,8 @@ fn the_configuration_reference_is_what_the_schema_says() {
             text
         });
         let (default, accepted, meaning) = (cell(key.default), cell(&key.kind.accepted()), cell(key.meaning));
-        writeln!(text, "| `{}`{also} | `{default}` | {accepted} | {meaning} |", key.path).unwrap();
+        let over = if key.live { "live" } else { "at start" };
+        writeln!(text, "| `{}`{also} | `{default}` | {accepted} | {over} | {meaning} |", key.path).unwrap();
     }
     compare(CONFIGURATION, &text);
 }
