@@ -156,6 +156,8 @@ mod tests {
             accounting: Accounting { conserved: true, ..Accounting::default() },
             kernel_stats: KernelStats::default(),
             kubernetes: None,
+            config: Default::default(),
+            privileges: Default::default(),
             notes: vec![LOOPBACK.into()],
         }
     }

@@ -311,13 +311,16 @@ impl ApiServer {
 
     /// What happened in the record, in its order.
     pub fn play(&self) {
-        for (kind, event) in story() {
-            let object = event["object"].clone();
-            match event["type"].as_str().unwrap() {
-                "DELETED" => self.remove(&kind, &object),
-                "BOOKMARK" => self.bookmark(&kind),
-                _ => self.put(&kind, object),
-            }
+        story().into_iter().for_each(|event| self.play_one(event));
+    }
+
+    /// One event of it.
+    pub fn play_one(&self, (kind, event): (String, Value)) {
+        let object = event["object"].clone();
+        match event["type"].as_str().unwrap() {
+            "DELETED" => self.remove(&kind, &object),
+            "BOOKMARK" => self.bookmark(&kind),
+            _ => self.put(&kind, object),
         }
     }
 
