@@ -163,7 +163,7 @@ fn cluster_names(group: &mut BenchmarkGroup<'_, WallTime>) {
         let any = n.wrapping_mul(2_654_435_761) % 100_000;
         let pod = |n: u32| IpAddr::from([10, (n >> 16) as u8, (n >> 8) as u8, n as u8]);
         update.flow.key.src.set_ip(pod(any));
-        update.flow.key.dst.set_ip([10, 96, (n % 1000 >> 8) as u8, (n % 1000) as u8].into());
+        update.flow.key.dst.set_ip([10, 96, ((n % 1000) >> 8) as u8, (n % 1000) as u8].into());
         let answers = (pod(99_999 - any), 8443).into();
         update.flow.nat = Some(Translation { src: None, dst: Some(answers) });
     }

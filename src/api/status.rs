@@ -62,7 +62,7 @@ impl Accounting {
 }
 
 /// The agent's state.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Version.
     pub version: String,

@@ -3,6 +3,7 @@
 use super::Finding;
 use crate::agent::LOOPBACK;
 use crate::api::status::Status;
+use crate::enrich::kubernetes::progress::KubernetesStatus;
 
 /// The table is told as nearly full from here on, percent.
 const FULL_PERCENT: u64 = 90;
@@ -21,6 +22,7 @@ pub fn judge(status: &Status) -> Vec<Finding> {
             "a larger resources.maps.event_buffer_size",
         )
     });
+    findings.extend(status.kubernetes.as_ref().map(cluster));
     if stats.names_lost > 0 {
         findings.push(Finding::warn(
             "names",
@@ -104,6 +106,35 @@ fn books(status: &Status) -> Finding {
     }
 }
 
+fn cluster(cluster: &KubernetesStatus) -> Finding {
+    let Some(server) = &cluster.server else {
+        return Finding::fail(
+            "cluster",
+            "no way to an API server is known",
+            "run the agent in a pod with a service account, or set kubernetes.enabled to false",
+        );
+    };
+    let wrong: Vec<String> = cluster
+        .watches
+        .iter()
+        .filter_map(|watch| Some(format!("{} ({})", watch.kind, watch.error.as_ref()?)))
+        .collect();
+    if !wrong.is_empty() {
+        let fix = "the words in brackets are the server's; where it forbids, the agent's ClusterRole lacks the kind (deploy/kubernetes has it)";
+        return Finding::fail("cluster", format!("{server} does not tell {}", wrong.join(", ")), fix);
+    }
+    match &cluster.events_error {
+        Some(error) => Finding::warn(
+            "cluster",
+            format!("Events can't be told: {error}"),
+            "let the agent's ClusterRole create events (events.k8s.io)",
+        ),
+        None => {
+            Finding::pass("cluster", format!("{server} tells {} kinds of objects", cluster.watches.len()))
+        }
+    }
+}
+
 fn table(status: &Status) -> Finding {
     let table = &status.kernel_stats.table;
     let found = format!("{} flows of {} at most", table.entries, table.capacity);
@@ -132,21 +163,11 @@ mod tests {
     use super::super::Verdict::{self, Fail, Pass, Warn};
     use super::*;
     use crate::api::status::{Accounting, InterfaceStatus};
-    use crate::kernel::stats::KernelStats;
 
     fn good() -> Status {
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
-            pid: 1,
-            mode: "systemd".into(),
-            started: jiff::Timestamp::UNIX_EPOCH,
-            uptime_seconds: 0,
-            kernel: String::new(),
-            config_file: None,
             ready: true,
-            waiting_for: Vec::new(),
-            transport: "ringbuf".into(),
-            sampling_rate: 1.0,
             interfaces: vec![InterfaceStatus {
                 name: "eth0".into(),
                 index: 2,
@@ -154,11 +175,8 @@ mod tests {
                 error: None,
             }],
             accounting: Accounting { conserved: true, ..Accounting::default() },
-            kernel_stats: KernelStats::default(),
-            kubernetes: None,
-            config: Default::default(),
-            privileges: Default::default(),
             notes: vec![LOOPBACK.into()],
+            ..Status::default()
         }
     }
 
@@ -169,6 +187,29 @@ mod tests {
     #[test]
     fn a_good_agent_passes_in_all() {
         assert!(judge(&good()).iter().all(|finding| finding.verdict == Pass), "{:?}", judge(&good()));
+    }
+
+    #[test]
+    fn a_cluster_that_does_not_tell_all_is_found() {
+        let mut status = good();
+        let with = |status: &mut Status, cluster| {
+            status.kubernetes = Some(cluster);
+            of(status, "cluster")
+        };
+        let server = || Some("https://10.0.0.1".to_owned());
+        let watch = |error: Option<&str>| {
+            let json = serde_json::json!({ "kind": "pods", "objects": 0, "error": error });
+            serde_json::from_value(json).into_iter().collect()
+        };
+        let good = KubernetesStatus { server: server(), watches: watch(None), ..Default::default() };
+        assert_eq!(with(&mut status, good), Some(Pass));
+        let forbidden =
+            KubernetesStatus { server: server(), watches: watch(Some("forbidden")), ..Default::default() };
+        assert_eq!(with(&mut status, forbidden), Some(Fail));
+        assert_eq!(with(&mut status, KubernetesStatus::default()), Some(Fail), "no server");
+        let silent =
+            KubernetesStatus { server: server(), events_error: Some("no".into()), ..Default::default() };
+        assert_eq!(with(&mut status, silent), Some(Warn));
     }
 
     #[test]
