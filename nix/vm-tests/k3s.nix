@@ -1,9 +1,5 @@
 # One node of k3s with the image and the manifests as they are shipped; the flows between two pods must have their names.
-{
-  self,
-  lib,
-  image,
-}:
+{ self, image, ... }:
 {
   name = "netmon-k3s";
 
