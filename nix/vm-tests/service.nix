@@ -14,14 +14,8 @@
         "netmon-test/telemetry.rs".source = ../../src/telemetry.rs;
         "netmon-test/local-only.conf".source = ../../deploy/systemd/local-only.conf;
       };
-      # So that the test need not wait for half a minute.
-      systemd.services.netmon = {
-        wantedBy = lib.mkForce [ ];
-        serviceConfig = {
-          WatchdogSec = "4s";
-          TimeoutAbortSec = "3s";
-        };
-      };
+      # The test starts it.
+      systemd.services.netmon.wantedBy = lib.mkForce [ ];
     };
 
   testScript = ''
