@@ -29,8 +29,9 @@ impl Span {
         Self { since: since.min(heard), heard, until: STILL }
     }
 
+    /// What is only heard of is heard of late: it may have begun a little before, and was over by the time it is said to be.
     fn touches(&self, start: u64, end: u64) -> bool {
-        self.since <= end.saturating_add(SLACK_NS) && start < self.until.saturating_add(SLACK_NS)
+        self.since <= end.saturating_add(SLACK_NS) && start < self.until
     }
 }
 
