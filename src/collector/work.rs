@@ -1,6 +1,7 @@
 //! The collector's thread: its loop, and what it does with events, due slots and commands.
 
 mod live;
+mod losses;
 mod nat;
 
 use std::collections::{HashMap, VecDeque};
@@ -28,7 +29,6 @@ use crate::kernel::object::{By, Object, TABLE_ENTRIES, Transport};
 use crate::kernel::stats::{EventLoss, KernelStats, KindCount, Outcome, TableStats};
 use crate::kernel::table::{DEAD, MOVED, SLOTS, Table};
 use crate::kernel::types::nm_kind;
-use crate::telemetry::message;
 
 /// The timer: how long an event waits at most, 80 ms.
 const TICK: Duration = Duration::from_millis(80);
@@ -113,6 +113,7 @@ pub(super) struct Work {
     lost: EventLoss,
     lost_seen: u64,
     overflow_warned: Option<Instant>,
+    lost_warned: Option<Instant>,
     resize_warned: Option<Instant>,
     context_changed: bool,
     servers: Servers,
@@ -169,6 +170,7 @@ impl Work {
             lost: EventLoss::default(),
             lost_seen: 0,
             overflow_warned: None,
+            lost_warned: None,
             resize_warned: None,
             context_changed: false,
             servers: Servers::default(),
@@ -358,19 +360,6 @@ impl Work {
                 self.look(slot, now_ns, event.stamp_ns);
                 self.queue_closed(slot, clock::tick_of(now_ns));
             }
-        }
-    }
-
-    fn on_overflow(&mut self, event: &Event) {
-        if self.overflow_warned.is_none_or(|at| at.elapsed() > Duration::from_secs(60)) {
-            self.overflow_warned = Some(Instant::now());
-            let protocol = crate::flow::key::Protocol((event.slot >> 1) as u8);
-            let hook = if event.slot & 1 == 1 { "egress" } else { "ingress" };
-            tracing::warn!(
-                message_id = message::LOSS, %protocol, hook, flows = self.ledger.live, max_flows = self.settings.max_flows,
-                "no room in the flow table: packets of new flows are counted by protocol only \
-                 (netmon_flow_table_overflows_total); raise flow.max_flows if this goes on"
-            );
         }
     }
 
@@ -570,6 +559,7 @@ impl Work {
         let lost = self.object.kind(nm_kind::NM_KIND_EVENT_LOST) + self.lost.invalid + self.lost.buffer_full;
         let slots = self.slots();
         if lost > self.lost_seen {
+            self.on_lost(lost - self.lost_seen);
             self.lost_seen = lost;
             self.sweep_left = slots;
         }
