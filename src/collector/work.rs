@@ -144,6 +144,8 @@ impl Work {
         let mut control = object.control();
         control.set_sample_below(live::threshold(settings.sampling_rate));
         control.set_interval_ticks(clock::ticks(settings.active_interval));
+        // Before the first hook is there: what it meets halfway may be translated.
+        control.set_ask_in(1);
         Self {
             hooks: Hooks::new(settings.method),
             drops: Drops::default(),
