@@ -8,6 +8,9 @@ use rustix::time::{ClockId, clock_gettime};
 /// Length of the kernel's coarse tick unit, nanoseconds (`NM_TICK_SHIFT`).
 pub const TICK_SHIFT: u32 = 20;
 
+/// The wall clock has been set, or has drifted that far.
+const MOVED_NS: i128 = 100_000_000;
+
 /// Now on `CLOCK_MONOTONIC`, nanoseconds.
 pub fn monotonic_ns() -> u64 {
     to_ns(clock_gettime(ClockId::Monotonic))
@@ -37,6 +40,12 @@ impl WallClock {
     /// UTC is ahead of `CLOCK_MONOTONIC` by so many nanoseconds.
     pub fn ahead_by(offset_ns: i128) -> Self {
         Self { offset_ns }
+    }
+
+    /// This one, unless the clock has moved against `now` by a tenth of a second: two readings differ by what passes between them, and
+    /// equal times should stay equal.
+    pub fn unless_moved(self, now: Self) -> Self {
+        if (now.offset_ns - self.offset_ns).abs() > MOVED_NS { now } else { self }
     }
 
     /// The stamp on `CLOCK_MONOTONIC` of a time, nanoseconds; 0 when it was before this machine's start.

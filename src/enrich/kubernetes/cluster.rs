@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use jiff::Timestamp;
 
@@ -65,6 +65,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Cluster {
     settings: Settings,
+    clock: Mutex<WallClock>,
     inner: RwLock<Inner>,
 }
 
@@ -77,7 +78,8 @@ impl Cluster {
             nodes: Nodes::new(),
             services: Services::new(settings.whole),
         };
-        Self { settings, inner: RwLock::new(inner) }
+        let clock = Mutex::new((settings.clock)());
+        Self { settings, clock, inner: RwLock::new(inner) }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
@@ -89,7 +91,11 @@ impl Cluster {
     }
 
     fn times(&self, pod: &Pod, at_ns: u64) -> Times {
-        let clock = (self.settings.clock)();
+        let clock = {
+            let mut kept = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+            *kept = kept.unless_moved((self.settings.clock)());
+            *kept
+        };
         let ns = |time: Timestamp| clock.monotonic_ns(time);
         Times {
             started: pod.started.map(ns),

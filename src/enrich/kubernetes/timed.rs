@@ -29,6 +29,11 @@ impl Span {
         Self { since: since.min(heard), heard, until: STILL }
     }
 
+    /// By its beginning; in the same second what was over when it was heard of goes before what is not, then as they were heard of.
+    fn order(&self) -> (u64, bool, u64) {
+        (self.since, self.until > self.heard, self.heard)
+    }
+
     /// What is only heard of is heard of late: it may have begun a little before, and was over by the time it is said to be.
     fn touches(&self, start: u64, end: u64) -> bool {
         self.since <= end.saturating_add(SLACK_NS) && start < self.until
@@ -123,8 +128,7 @@ impl<K: Copy + Eq + Hash, T> Timed<K, T> {
                     Holders::One(one) => Vec::from([one]),
                     Holders::Many(many) => many,
                 };
-                let begun = |span: &Span| (span.since, span.heard);
-                let at = many.partition_point(|one| begun(&one.span) <= begun(&new.span));
+                let at = many.partition_point(|one| one.span.order() <= new.span.order());
                 many.insert(at, new);
                 self.held.insert(key, Holders::Many(many))
             }
@@ -142,12 +146,14 @@ impl<K: Copy + Eq + Hash, T> Timed<K, T> {
 
     /// A holder has let go, no later than `at`.
     pub fn leave(&mut self, key: K, what: &Arc<T>, at: u64) {
-        let holders = self.held.get_mut(&key).into_iter().flat_map(Holders::all_mut);
-        for one in holders.filter(|one| Arc::ptr_eq(&one.what, what)) {
-            if one.span.until == STILL {
-                self.over.push_back((key, Arc::clone(what)));
+        if let Some(holders) = self.held.get_mut(&key).map(Holders::all_mut) {
+            for one in holders.iter_mut().filter(|one| Arc::ptr_eq(&one.what, what)) {
+                if one.span.until == STILL {
+                    self.over.push_back((key, Arc::clone(what)));
+                }
+                one.span.until = one.span.until.min(at.max(one.span.since));
             }
-            one.span.until = one.span.until.min(at.max(one.span.since));
+            holders.sort_by_key(|one| one.span.order());
         }
         while self.over.len() > self.kept {
             let Some((key, what)) = self.over.pop_front() else { break };

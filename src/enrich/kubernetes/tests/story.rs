@@ -1,5 +1,7 @@
 //! What a real API server said (`tests/kubernetes/api`): an address goes from redis-0 to a finished Job's pod to newpod.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::recorded::{changes, list};
 use super::*;
 
@@ -66,4 +68,27 @@ fn every_end_of_the_story_has_its_names() {
     }
     let [src, _] = cluster.ends_of("10.9.1.10:40000", "10.9.0.11:80", 59.0);
     assert_eq!(src.zone().as_deref(), Some("zone-b"), "the node has moved");
+}
+
+#[test]
+fn a_finished_pod_that_is_heard_of_late_takes_nothing_from_the_next() {
+    let cluster = cluster(true);
+    cluster.pod_applied(pod("shop/newpod", 2, "10.9.0.20", 10), 12.0);
+    // Another watch tells of it; it began in the same second.
+    let job = Pod { ended: told(10), ..pod("shop/job-1", 1, "10.9.0.20", 10) };
+    cluster.pod_applied(job, 13.0);
+    assert_eq!(cluster.pod_at("10.9.0.20", 20.0).as_deref(), Some("shop/newpod"));
+}
+
+#[test]
+fn readings_of_the_clock_that_differ_by_a_moment_put_nobody_before_another() {
+    static READ: AtomicU64 = AtomicU64::new(0);
+    let clock =
+        || WallClock::ahead_by(1_000_000_000_000 - i128::from(READ.fetch_add(700, Ordering::Relaxed)));
+    let cluster = Cluster::new(Settings { node: None, whole: true, clock });
+    let second = jiff::Timestamp::from_second(1010).ok();
+    let from = |pod: Pod| Pod { started: second, ..pod };
+    cluster.pod_applied(from(pod("shop/newpod", 2, "10.9.0.20", 0)), 12.0);
+    cluster.pod_applied(Pod { ended: second, ..from(pod("shop/job-1", 1, "10.9.0.20", 0)) }, 13.0);
+    assert_eq!(cluster.pod_at("10.9.0.20", 20.0).as_deref(), Some("shop/newpod"));
 }
