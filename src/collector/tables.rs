@@ -32,8 +32,8 @@ const FULL: f64 = 0.62;
 const SHRINK_BELOW: f64 = 0.55;
 /// That while.
 const CALM: Duration = Duration::from_secs(10);
-/// Making a table and moving to it takes this long, and so much more for each flow, on a busy machine: it is sized
-/// for the flows that will be there by then.
+/// Making a table and moving to it takes this long, and so much more for each flow, or as long as the last time if
+/// that was longer: it is sized for the flows that will be there by then.
 const LEAD_SECONDS: f64 = 0.5;
 const LEAD_SECONDS_A_FLOW: f64 = 1e-6;
 /// Flows that found no place in the new table are tried again after this.
@@ -121,6 +121,9 @@ pub struct Tables {
     layout: Layout,
     max_slots: u64,
     resizes: u64,
+    /// When the last resize was begun, and how long the longest of late has taken.
+    begun: Instant,
+    took: Duration,
     /// No new table before this: the last one could not be made.
     retry_at: Option<Instant>,
     /// Flows opened a second: up at once, down slowly.
@@ -150,6 +153,8 @@ impl Tables {
             layout: object.features().layout(),
             max_slots,
             resizes: 0,
+            begun: Instant::now(),
+            took: Duration::ZERO,
             retry_at: None,
             opening: 0.0,
             opened: (0, 0, 0),
@@ -294,7 +299,7 @@ impl Tables {
         }
     }
 
-    /// Goes on with a resize, or begins one if `flows` asks for it.
+    /// Goes on with a resize, or begins one if `flows`, told of yet or not, asks for it.
     ///
     /// # Errors
     /// The kernel's; the step is tried again.
@@ -307,9 +312,10 @@ impl Tables {
     ) -> std::io::Result<()> {
         self.measure_opening(crate::clock::monotonic_ns());
         self.resize = match std::mem::replace(&mut self.resize, Resize::Settled) {
-            Resize::Settled => match self.wanted(flows, u64::from(object.control().opened())) {
+            Resize::Settled => match self.wanted(flows) {
                 Some(slots) => {
-                    self.retry_at = Some(Instant::now() + RETRY);
+                    self.begun = Instant::now();
+                    self.retry_at = Some(self.begun + RETRY);
                     let (nudge, layout) = (grace.nudge(), self.layout);
                     Resize::Making(std::thread::Builder::new().name("netmon-table".into()).spawn(
                         move || {
@@ -377,6 +383,7 @@ impl Tables {
                 let table = self.entries.get_mut(self.previous as usize).and_then(Option::take);
                 self.previous = NO_TABLE;
                 self.share();
+                self.took = self.begun.elapsed().max(self.took / 2);
                 // Unmapping a large table takes its time, too; without a thread it is done here.
                 drop(std::thread::Builder::new().name("netmon-table".into()).spawn(move || drop(table)));
                 Resize::Settled
@@ -386,11 +393,10 @@ impl Tables {
         Ok(())
     }
 
-    /// Another size, if the number of flows, now and soon, asks for it. `unread`: flows opened that `flows` does not know of
-    /// yet, about.
-    fn wanted(&mut self, flows: u64, unread: u64) -> Option<u64> {
+    /// Another size, if the number of flows, now and soon, asks for it.
+    fn wanted(&mut self, flows: u64) -> Option<u64> {
         let slots = self.slots() as f64;
-        let lead = LEAD_SECONDS + LEAD_SECONDS_A_FLOW * flows as f64;
+        let lead = (LEAD_SECONDS + LEAD_SECONDS_A_FLOW * flows as f64).max(self.took.as_secs_f64());
         let coming = (self.opening - self.ending).max(0.0) * lead;
         let expected = flows as f64 + coming;
         let least = FIRST_SLOTS.min(self.max_slots);
@@ -410,7 +416,7 @@ impl Tables {
         // The last step is not worth two.
         let last = grow && wanted > self.max_slots - self.max_slots / 4;
         // In a burst a table of the best size may come too late: it takes half of the time that is left.
-        let left = (slots * BRIM - (flows + unread) as f64).max(0.0) / self.opening.max(1.0);
+        let left = (slots * BRIM - flows as f64).max(0.0) / self.opening.max(1.0);
         let in_time = (left / 2.0 * ZEROED / self.layout.slot_bytes() as f64).max(slots * BURST);
         let most = self.max_slots.min(in_time as u64);
         // The bound was lowered below what is there: not before they fit.
