@@ -8,6 +8,7 @@ use std::process::Command;
 
 use common::agent::Agent;
 use common::net::{Background, Net};
+use common::prometheus::Prometheus;
 use serde_json::Value;
 
 const DASHBOARDS: [&str; 4] = ["overview", "workloads", "failures", "agent"];
@@ -89,44 +90,15 @@ fn each_query_of_dashboards_and_rules_returns_data() {
     let line = format!("python3 {}/tests/dashboards/traffic.py", env!("CARGO_MANIFEST_DIR"));
     let _traffic = Background::start(unit.command(&net, "a", &line));
 
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("prometheus.yml");
     let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join(RULES);
-    let settings = format!(
-        "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: [{}]\nscrape_configs:\n- job_name: netmon\n  \
-         static_configs: [{{ targets: ['127.0.0.1:9090'] }}]\n",
-        rules.display()
-    );
-    std::fs::write(&config, settings).unwrap();
-    let _prometheus = net.spawn(
-        "a",
-        &format!(
-            "prometheus --config.file={} --storage.tsdb.path={} --web.listen-address=127.0.0.1:9099 --log.level=error",
-            config.display(),
-            folder.path().join("data").display()
-        ),
-    );
-    let answers = |query: &str| {
-        let file = folder.path().join("query");
-        std::fs::write(&file, query).unwrap();
-        let line = format!(
-            "curl -s -m 5 http://127.0.0.1:9099/api/v1/query --data-urlencode query@{}",
-            file.display()
-        );
-        let output = net.command("a", &line).output().unwrap();
-        let Ok(answer) = serde_json::from_slice::<Value>(&output.stdout) else { return false };
-        assert_ne!(answer["status"], "error", "{query}: {answer}");
-        let Some(result) = answer["data"]["result"].as_array() else { return false };
-        let value = |series: &Value| series["value"][1].as_str()?.parse::<f64>().ok();
-        result.iter().filter_map(value).any(f64::is_finite)
-    };
+    let prometheus = Prometheus::start(&net, "a", Some(&rules));
     let mut left = queries();
     assert!(left.len() > 60, "{} queries", left.len());
     left.retain(|(_, query)| !ELSEWHERE.iter().any(|metric| query.contains(metric)));
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
     while !left.is_empty() {
         assert!(std::time::Instant::now() < deadline, "no data: {left:#?}\n{:#?}", agent.metrics().0);
-        left.retain(|(_, query)| !answers(query));
+        left.retain(|(_, query)| prometheus.ask(query).is_empty());
         std::thread::sleep(std::time::Duration::from_millis(500));
     }
     assert_labels_are_told(&net);

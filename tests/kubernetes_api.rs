@@ -180,6 +180,13 @@ fn a_server_that_is_away_at_the_start_is_said_and_found_when_it_comes() {
     assert!(watching.failures("own_pods", "unreachable") > 0);
 }
 
+/// Each kind so many times, as a server does after its start.
+fn refuse_all(server: &ApiServer, times: usize) {
+    for kind in ["pods", "services", "endpointslices", "nodes", "replicasets", "jobs"] {
+        server.fault(times, Fault::Answer(403, String::new(), recorded("list-403.json")), of(kind));
+    }
+}
+
 #[test]
 fn a_restart_with_403_and_410_loses_nothing_that_is_known() {
     let server = ApiServer::start();
@@ -195,10 +202,7 @@ fn a_restart_with_403_and_410_loses_nothing_that_is_known() {
     server.remove("pods", &redis);
     server.put("pods", pod("late", "node-a", "10.9.0.77"));
     server.compact();
-    let forbidden = recorded("list-403.json");
-    for kind in ["pods", "services", "endpointslices", "nodes", "replicasets", "jobs"] {
-        server.fault(2, Fault::Answer(403, String::new(), forbidden.clone()), of(kind));
-    }
+    refuse_all(&server, 2);
     server.restart();
     watching.wait_there("Pod late");
     watching.wait_gone("Pod web-1");
@@ -231,10 +235,7 @@ fn names_are_back_soon_after_a_restart() {
     server.put("pods", pod("late", "node-a", "10.9.0.77"));
     server.put("pods", pod("late-other", "node-b", "10.9.1.77"));
     server.compact();
-    let forbidden = recorded("list-403.json");
-    for kind in ["pods", "services", "endpointslices", "nodes", "replicasets", "jobs"] {
-        server.fault(1, Fault::Answer(403, String::new(), forbidden.clone()), of(kind));
-    }
+    refuse_all(&server, 1);
     server.restart();
     let back = Instant::now();
     watching.wait_there("Pod late ");

@@ -144,11 +144,7 @@ for i in range(3000):
     agent.assert_law();
     let overflow = outcome(&agent, "overflow");
     let udp = agent.metrics().sum("netmon_packets_total", &["protocol=\"udp\""]) as u64;
-    assert!(
-        udp + overflow >= 120_000 && overflow < 12_000,
-        "{udp} counted, {overflow} not\n{}",
-        agent.log()
-    );
+    assert!(udp + overflow >= 120_000 && overflow < 12_000, "{udp} counted, {overflow} not\n{}", agent.log());
     agent.wait("all flows to end, and the memory to be given back", 40, |agent| {
         agent.metrics().sum("netmon_flows_active", &[]) == 0.0 && slots(agent) <= small
     });

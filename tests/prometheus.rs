@@ -5,7 +5,7 @@ mod common;
 
 use common::agent::Agent;
 use common::net::Net;
-use serde_json::Value;
+use common::prometheus::Prometheus;
 
 const QUERIES: &[&str] = &[
     "topk(10, sum by (src_ip, dst_ip) (rate(netmon_bytes_total[5m])))",
@@ -22,30 +22,12 @@ fn prometheus_scrapes_the_agent_and_answers_the_queries() {
         net.spawn("b", "python3 -m http.server 8000 --bind 10.1.0.2 --directory /usr/share/common-licenses");
     let _traffic = net.spawn("a", "sh -c 'while sleep 0.2; do curl -so /dev/null http://10.1.0.2:8000/GPL-3; curl -so /dev/null http://10.1.0.2:81/; done'");
 
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("prometheus.yml");
-    std::fs::write(&config, "global: { scrape_interval: 1s }\nscrape_configs:\n- job_name: netmon\n  static_configs: [{ targets: ['127.0.0.1:9090'] }]\n").unwrap();
-    let _prometheus = net.spawn(
-        "a",
-        &format!(
-            "prometheus --config.file={} --storage.tsdb.path={} --web.listen-address=127.0.0.1:9099 --log.level=error",
-            config.display(),
-            folder.path().join("data").display()
-        ),
-    );
-    let ask = |query: &str| -> Option<f64> {
-        let line =
-            format!("curl -sf -m 5 -G http://127.0.0.1:9099/api/v1/query --data-urlencode 'query={query}'");
-        let output = net.command("a", &line).output().unwrap();
-        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
-        let value: f64 = answer["data"]["result"].get(0)?["value"][1].as_str()?.parse().ok()?;
-        value.is_finite().then_some(value)
-    };
+    let prometheus = Prometheus::start(&net, "a", None);
     for query in QUERIES {
-        agent.wait(query, 60, |_| ask(query).is_some_and(|value| value > 0.0));
+        agent.wait(query, 60, |_| prometheus.ask(query).first().is_some_and(|value| *value > 0.0));
     }
     // Prometheus itself has understood every line, and every metric has its type.
-    assert_eq!(ask("up{job=\"netmon\"}"), Some(1.0));
+    assert_eq!(prometheus.ask("up{job=\"netmon\"}"), [1.0]);
     for (name, kind) in [
         ("netmon_bytes_total", "counter"),
         ("netmon_flows_active", "gauge"),
@@ -53,11 +35,9 @@ fn prometheus_scrapes_the_agent_and_answers_the_queries() {
         ("netmon_processing_duration_seconds", "summary"),
         ("netmon_event_delay_seconds", "summary"),
     ] {
-        let line = format!("curl -sf 'http://127.0.0.1:9099/api/v1/metadata?metric={name}'");
-        let answer: Value = serde_json::from_str(&net.exec("a", &line)).unwrap();
-        assert_eq!(answer["data"][name][0]["type"], kind, "{name}");
+        assert_eq!(prometheus.kind_of(name), kind, "{name}");
     }
-    let failed = ask(QUERIES[1]).unwrap();
+    let failed = prometheus.ask(QUERIES[1])[0];
     assert!((0.3..0.7).contains(&failed), "every second connection is refused: {failed}");
     agent.stop();
 }

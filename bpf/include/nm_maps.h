@@ -56,6 +56,15 @@ struct {
 	__type(value, struct nm_interface);
 } nm_near SEC(".maps") __weak;
 
+/* The counters of a watched interface; NULL of another. */
+static __always_inline struct nm_interface *nm_interface_of(u32 ifindex)
+{
+	u32 near = ifindex % NM_NEAR;
+	struct nm_interface *interface = bpf_map_lookup_elem(&nm_near, &near);
+
+	return interface && interface->ifindex == ifindex ? interface : bpf_map_lookup_elem(&nm_interfaces, &ifindex);
+}
+
 /* One word a datagram: check << 32 | ports. A later datagram may take the place. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -9,14 +9,6 @@
 #define NM_PORT_IPSEC 4500
 #define NM_PORT_L2TP  1701
 
-static __always_inline bool nm_is_watched(u32 ifindex)
-{
-	u32 near = ifindex % NM_NEAR;
-	struct nm_interface *interface = bpf_map_lookup_elem(&nm_near, &near);
-
-	return (interface && interface->ifindex == ifindex) || bpf_map_lookup_elem(&nm_interfaces, &ifindex);
-}
-
 /*
  * Whether the packet on its way out has come in by a watched interface: it was counted there, or left out by sampling, by
  * whatever key it had, and must not be counted again by one that the agent has not been told of yet.
@@ -35,7 +27,7 @@ static __always_inline bool nm_passes(struct __sk_buff *skb, const struct nm_pac
 		   p->protocol != IPPROTO_ICMPV6) {
 		return false;
 	}
-	return nm_is_watched(from);
+	return nm_interface_of(from);
 }
 
 #endif

@@ -5,24 +5,14 @@
 
 #include "nm_quote.h"
 
-static __always_inline struct nm_interface *nm_interface_of(u32 ifindex)
-{
-	u32 near = ifindex % NM_NEAR, unnamed = 0;
-	struct nm_interface *interface = bpf_map_lookup_elem(&nm_near, &near);
-
-	if (interface && interface->ifindex == ifindex)
-		return interface;
-	interface = bpf_map_lookup_elem(&nm_interfaces, &ifindex);
-	return interface ?: bpf_map_lookup_elem(&nm_interfaces, &unnamed);
-}
-
 static __always_inline int nm_see(struct __sk_buff *skb, u32 hook)
 {
 	struct nm_interface *interface = nm_interface_of(skb->ifindex);
 	struct nm_scratch *scratch = nm_in_hand();
 	struct nm_hook_counts *counts;
-	u32 outcome;
+	u32 outcome, unnamed = 0;
 
+	interface = interface ?: bpf_map_lookup_elem(&nm_interfaces, &unnamed);
 	if (!interface || !scratch)
 		return TC_ACT_UNSPEC;
 	counts = &interface->hooks[hook];

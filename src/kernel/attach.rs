@@ -167,12 +167,12 @@ fn make_clsact(index: i32) -> std::io::Result<bool> {
 /// and handle whose program bears our name. Returns how many.
 pub fn remove_leftovers(object: &Object, index: u32) -> u32 {
     let mut removed = 0;
-    for (hook, name) in [(Hook::Ingress, "nm_ingress"), (Hook::Egress, "nm_egress")] {
+    for hook in Hook::ALL {
         // By the filter's name: a program's own is told to CAP_SYS_ADMIN alone.
         let ours = |filter: &Filter| {
             u32::from(filter.priority) == CLSACT_PRIORITY
                 && filter.handle == CLSACT_HANDLE
-                && filter.name.as_deref().is_some_and(|found| is_called(found, name))
+                && filter.name.as_deref().is_some_and(|found| is_called(found, hook.program()))
         };
         let found = filters::list(index, hook).is_ok_and(|filters| filters.iter().any(ours));
         let Ok(index) = i32::try_from(index) else { continue };

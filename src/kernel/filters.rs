@@ -3,20 +3,17 @@
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
 use super::stats::Hook;
+use crate::netlink::{NLMSG_DONE, NLMSG_ERROR, attributes, dump_request, messages, u32_at};
 
-// linux/netlink.h, linux/rtnetlink.h, linux/pkt_cls.h
+// linux/rtnetlink.h, linux/pkt_cls.h
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_GETTFILTER: u16 = 46;
-const NLM_F_REQUEST_DUMP: u16 = 0x301;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLA_TYPE_MASK: u16 = 0x3fff;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_ID: u16 = 11;
-/// `struct nlmsghdr` and `struct tcmsg`.
-const HEADERS: usize = 16 + 20;
+/// `struct tcmsg`.
+const HEADER: usize = 20;
 /// The kernel fills at most 32 KiB a datagram.
 const DATAGRAM_BYTES: usize = 64 * 1024;
 
@@ -59,51 +56,36 @@ fn request(index: u32, hook: Hook) -> Vec<u8> {
         Hook::Ingress => 0xffff_fff2,
         Hook::Egress => 0xffff_fff3,
     };
-    let mut request = Vec::with_capacity(HEADERS);
-    // Length, type, flags, sequence, port; family, index, handle, parent, info.
-    request.extend((HEADERS as u32).to_ne_bytes());
-    request.extend(RTM_GETTFILTER.to_ne_bytes());
-    request.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-    request.extend([0; 8 + 4]);
-    request.extend(index.to_ne_bytes());
-    request.extend(0u32.to_ne_bytes());
-    request.extend(parent.to_ne_bytes());
-    request.extend(0u32.to_ne_bytes());
-    request
+    let mut header = Vec::with_capacity(HEADER);
+    // Family, index, handle, parent, info.
+    header.extend([0; 4]);
+    for field in [index, 0, parent, 0] {
+        header.extend(field.to_ne_bytes());
+    }
+    dump_request(RTM_GETTFILTER, 0, &header)
 }
 
 /// Reads a datagram; true at the end of the dump. What can't be read ends it: a dump is never waited for in vain.
-fn read(mut datagram: &[u8], filters: &mut Vec<Filter>) -> std::io::Result<bool> {
-    if datagram.is_empty() {
-        return Ok(true);
-    }
-    while !datagram.is_empty() {
-        let length = u32_at(datagram, 0).unwrap_or(0) as usize;
-        let Some(message) = (length >= 16).then(|| datagram.get(..length)).flatten() else { return Ok(true) };
-        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
-        match u16_at(message, 4) {
-            Some(NLMSG_DONE) => return Ok(true),
-            Some(NLMSG_ERROR) => {
-                let code = u32_at(message, 16).unwrap_or(0) as i32;
-                return match code {
-                    0 => Ok(true),
-                    code => Err(std::io::Error::from_raw_os_error(code.saturating_neg())),
-                };
+fn read(datagram: &[u8], filters: &mut Vec<Filter>) -> std::io::Result<bool> {
+    for message in messages(datagram) {
+        match message.map(|message| (message.kind, message)) {
+            Some((NLMSG_ERROR, message)) => {
+                return message
+                    .refusal()
+                    .map_or(Ok(true), |code| Err(std::io::Error::from_raw_os_error(code)));
             }
-            Some(RTM_NEWTFILTER) => filters.extend(filter(message)),
-            _ => {}
+            Some((RTM_NEWTFILTER, message)) => filters.extend(filter(message.body)),
+            Some((NLMSG_DONE, _)) | None => return Ok(true),
+            Some(_) => {}
         }
     }
-    Ok(false)
+    Ok(datagram.is_empty())
 }
 
-fn filter(message: &[u8]) -> Option<Filter> {
-    let mut filter = Filter {
-        handle: u32_at(message, 24)?,
-        priority: (u32_at(message, 32)? >> 16) as u16,
-        ..Filter::default()
-    };
-    for (kind, value) in attributes(message.get(HEADERS..)?) {
+fn filter(body: &[u8]) -> Option<Filter> {
+    let mut filter =
+        Filter { handle: u32_at(body, 8)?, priority: (u32_at(body, 16)? >> 16) as u16, ..Filter::default() };
+    for (kind, value) in attributes(body.get(HEADER..)?) {
         match kind {
             TCA_KIND => filter.kind = text(value),
             TCA_OPTIONS if filter.kind == "bpf" => {
@@ -121,27 +103,8 @@ fn filter(message: &[u8]) -> Option<Filter> {
     Some(filter)
 }
 
-/// Type and value of each attribute; ends at the first that lies about its length.
-fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> + '_ {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16_at(rest, 0)?);
-        let kind = u16_at(rest, 2)? & NLA_TYPE_MASK;
-        let value = rest.get(4..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
 fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
-}
-
-fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
-    bytes.get(offset..)?.first_chunk().map(|chunk| u16::from_ne_bytes(*chunk))
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    bytes.get(offset..)?.first_chunk().map(|chunk| u32::from_ne_bytes(*chunk))
 }
 
 #[cfg(test)]

@@ -112,6 +112,7 @@ impl Object {
         } else {
             Err("features.drop_monitoring.enabled is false".into())
         };
+        let probed = if options.features.nat { Conntrack::probe() } else { Conntrack::default() };
         let missing = drops.as_ref().err().map(|why| LeftOut { part: Part::Drops, why: why.clone() });
         let transports: &[Transport] = match options.transport {
             Some(Transport::Ringbuf) => &[Transport::Ringbuf],
@@ -132,7 +133,7 @@ impl Object {
                 let left_out = without.iter().filter(|part| asks_for(options, **part)).map(refused_part);
                 // Of drops that can't be had at all the first reason stands.
                 let left_out = missing.iter().cloned().chain(left_out).collect();
-                match load_with(options, *transport, left_out, drops.as_ref().ok()) {
+                match load_with(options, *transport, left_out, &probed, drops.as_ref().ok()) {
                     Ok(object) => return Ok(object),
                     Err(error) => drop(refused.get_or_insert(error)),
                 }
@@ -158,13 +159,13 @@ fn load_with(
     options: &Options,
     transport: Transport,
     mut left_out: Vec<LeftOut>,
+    probed: &Conntrack,
     drops: Option<&Drops>,
 ) -> Result<Object, LoadError> {
     let refused = |source| LoadError::Load { source, hint: load_hint() };
     let has = |part: Part| asks_for(options, part) && left_out.iter().all(|out| out.part != part);
     let drops = drops.filter(|_| has(Part::Drops));
     let (names, older) = (has(Part::Names), has(Part::Names) && has(Part::OlderSockets));
-    let probed = Conntrack::probe();
     let conntrack = match options.features.conntrack {
         _ if !options.features.nat => None,
         // A module that comes later has types that these programs can't be fitted to any more.

@@ -46,13 +46,9 @@ pub struct Neighbour {
 impl Neighbour {
     /// Whether it is a program of ours.
     pub fn is_ours(&self) -> bool {
-        let program = match self.hook {
-            Hook::Ingress => "nm_ingress",
-            Hook::Egress => "nm_egress",
-        };
         self.layer != Layer::Xdp
             && self.program.is_some()
-            && self.name.as_deref().is_some_and(|name| is_called(name, program))
+            && self.name.as_deref().is_some_and(|name| is_called(name, self.hook.program()))
     }
 }
 

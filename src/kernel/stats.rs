@@ -62,6 +62,14 @@ impl Hook {
             Self::Egress => "egress",
         }
     }
+
+    /// The program on it.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Ingress => "nm_ingress",
+            Self::Egress => "nm_egress",
+        }
+    }
 }
 
 /// Packets, as on the wire, seen by one hook of one interface. Interfaces that are gone are summed under the

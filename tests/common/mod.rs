@@ -7,6 +7,7 @@ pub mod apiserver;
 pub mod cgroup;
 pub mod foreign;
 pub mod net;
+pub mod prometheus;
 pub mod raw;
 pub mod relay;
 pub mod tcp;
