@@ -174,11 +174,46 @@ fn a_long_note_and_an_odd_interface_are_made_to_fit() {
     assert_eq!(event["reason"], "AttachFailed");
 }
 
-#[test]
-fn a_port_scan_becomes_an_event_of_the_pod_that_scans() {
+/// A net with `a 10.1.0.1 ── 10.1.0.2 b`, an API server in `a`.
+fn cluster() -> (Net, ApiServer) {
     let net = Net::new(&["a", "b"]);
     net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
     let server = net.inside("a", ApiServer::start);
+    (net, server)
+}
+
+/// The Event of a reason, when it has been told.
+fn event(agent: &Agent<'_>, server: &ApiServer, reason: &str) -> Value {
+    let told = || {
+        let created = server.requests().into_iter().filter(|request| request.verb() == "create");
+        let mut events = created.map(|request| serde_json::from_str::<Value>(&request.body).unwrap());
+        events.find(|event| event["reason"] == reason)
+    };
+    agent.wait(reason, 60, |_| told().is_some());
+    told().unwrap()
+}
+
+/// An `ingress` queueing discipline stands where clsact belongs, and has no place for what goes out.
+#[test]
+fn an_interface_that_can_not_be_attached_to_becomes_an_event_of_the_node() {
+    let (net, server) = cluster();
+    net.exec("a", "tc qdisc add dev va ingress");
+    let config = "kubernetes: { node_name: node-a }\ncapture: { attach: clsact }";
+    let agent = Agent::launch_kubernetes(&net, "a", &server.kubeconfig(), config);
+    let event = event(&agent, &server, "AttachFailed");
+    assert_eq!(
+        (&event["regarding"]["kind"], &event["regarding"]["name"]),
+        (&"Node".into(), &"node-a".into())
+    );
+    assert_eq!(event["type"], "Warning");
+    let note = event["note"].as_str().unwrap();
+    assert!(note.starts_with("packets of interface va are not seen: "), "{note}");
+    agent.stop();
+}
+
+#[test]
+fn a_port_scan_becomes_an_event_of_the_pod_that_scans() {
+    let (net, server) = cluster();
     server.put("pods", pod("scanner", "node-a", "10.1.0.2"));
     let agent =
         Agent::launch_kubernetes(&net, "a", &server.kubeconfig(), "kubernetes: { node_name: node-a }");
@@ -186,12 +221,7 @@ fn a_port_scan_becomes_an_event_of_the_pod_that_scans() {
         agent.try_cli(&["status"]).is_some_and(|status| status["ready"] == true)
     });
     net.exec("b", "nmap -n -Pn -sS -T5 --max-retries 0 -p 1-200 10.1.0.1");
-    let events = || -> Vec<Value> {
-        let created = server.requests().into_iter().filter(|request| request.verb() == "create");
-        created.map(|request| serde_json::from_str(&request.body).unwrap()).collect()
-    };
-    agent.wait("the scan is told", 60, |_| events().iter().any(|event| event["reason"] == "PortScan"));
-    let event = events().into_iter().find(|event| event["reason"] == "PortScan").unwrap();
+    let event = event(&agent, &server, "PortScan");
     let regarding = &event["regarding"];
     assert_eq!(
         (regarding["kind"].as_str(), regarding["namespace"].as_str(), regarding["name"].as_str()),

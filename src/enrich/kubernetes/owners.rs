@@ -3,10 +3,11 @@
 //! A ReplicaSet belongs to a Deployment, a Job to a CronJob. Nearly all of them are called by their owner's name, a dash and one word
 //! more: of these no more than a fingerprint of eight bytes is kept, since a cluster may have ten old ReplicaSets for each new one.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::object::{Kind, Name, Owned, Owner, Pod};
 
@@ -55,6 +56,27 @@ impl Controller {
     }
 }
 
+/// Found by what it is itself.
+#[derive(Debug)]
+struct ByItself(Arc<Controller>);
+
+impl Borrow<Workload> for ByItself {
+    fn borrow(&self) -> &Workload {
+        &self.0.direct
+    }
+}
+impl Hash for ByItself {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.direct.hash(state);
+    }
+}
+impl PartialEq for ByItself {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.direct == other.0.direct
+    }
+}
+impl Eq for ByItself {}
+
 /// What is known of the owners of one kind.
 #[derive(Debug, Default)]
 struct Known {
@@ -66,8 +88,10 @@ struct Known {
 /// All controllers that pods name, and whose they are.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
-    controllers: HashMap<Workload, Weak<Controller>>,
+    controllers: HashSet<ByItself>,
     sweep_at: usize,
+    /// Names of kinds that those have: a handful, shared.
+    kinds: HashSet<Arc<str>>,
     sets: Known,
     jobs: Known,
     /// What a list that is being read has told so far.
@@ -91,6 +115,16 @@ impl Owners {
             "ReplicaSet" => Some((Kind::ReplicaSet, &self.sets)),
             "Job" => Some((Kind::Job, &self.jobs)),
             _ => None,
+        }
+    }
+
+    fn sharing_kind(&mut self, workload: Workload) -> Workload {
+        match self.kinds.get(&workload.kind) {
+            Some(kind) => Workload { kind: Arc::clone(kind), ..workload },
+            None => {
+                self.kinds.insert(Arc::clone(&workload.kind));
+                workload
+            }
         }
     }
 
@@ -139,16 +173,17 @@ impl Owners {
             None => ("Pod".into(), Arc::clone(name)),
         };
         let direct = Workload { namespace: Arc::clone(&pod.name.namespace), kind, name };
-        if let Some(known) = self.controllers.get(&direct).and_then(Weak::upgrade) {
-            return known;
+        if let Some(known) = self.controllers.get(&direct) {
+            return Arc::clone(&known.0);
+        }
+        if self.controllers.len() >= self.sweep_at {
+            self.controllers.retain(|known| Arc::strong_count(&known.0) > 1);
+            self.sweep_at = 2 * self.controllers.len() + 64;
+            self.kinds.retain(|kind| Arc::strong_count(kind) > 1);
         }
         let top = self.top(&direct, pod.template_hash.as_deref());
-        let controller = Controller::new(direct.clone(), top);
-        if self.controllers.len() >= self.sweep_at {
-            self.controllers.retain(|_, known| known.strong_count() > 0);
-            self.sweep_at = 2 * self.controllers.len() + 64;
-        }
-        self.controllers.insert(direct, Arc::downgrade(&controller));
+        let controller = Controller::new(self.sharing_kind(direct), self.sharing_kind(top));
+        self.controllers.insert(ByItself(Arc::clone(&controller)));
         controller
     }
 
@@ -172,7 +207,7 @@ impl Owners {
         }
         let Name { namespace, name } = owned.name.clone();
         let direct = Workload { namespace, kind: own.into(), name };
-        if let Some(controller) = self.controllers.get(&direct).and_then(Weak::upgrade) {
+        if let Some(ByItself(controller)) = self.controllers.get(&direct) {
             let top = self.top(&controller.direct, None);
             let mut told = controller.top.lock().unwrap_or_else(PoisonError::into_inner);
             if **told != top {
@@ -203,7 +238,7 @@ impl Owners {
 
     /// Workloads with pods that run.
     pub fn live(&self) -> impl Iterator<Item = Arc<Workload>> {
-        let controllers = self.controllers.values().filter_map(Weak::upgrade);
+        let controllers = self.controllers.iter().map(|known| &known.0);
         controllers.filter(|one| one.live.load(Ordering::Relaxed) > 0).map(|one| one.workload())
     }
 }

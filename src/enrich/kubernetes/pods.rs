@@ -19,10 +19,13 @@ const KEPT: usize = 32_768;
 /// Containers of one pod whose names are known, those of former runs included.
 const CONTAINERS: usize = 64;
 
+type Uid = [u8; 16];
+
 /// A pod.
 #[derive(Debug)]
 pub struct KnownPod {
-    uid: u128,
+    /// A `u128` as bytes: as a number it would cost padding.
+    uid: Uid,
     /// Its name.
     pub name: Arc<str>,
     controller: Arc<Controller>,
@@ -51,6 +54,10 @@ impl KnownPod {
         self.controller.workload()
     }
 
+    fn uid(&self) -> u128 {
+        u128::from_ne_bytes(self.uid)
+    }
+
     fn addresses(&self) -> impl Iterator<Item = Ipv6Addr> + use<> {
         self.v4.map(|v4| v4.to_ipv6_mapped()).into_iter().chain(self.v6)
     }
@@ -70,8 +77,8 @@ impl KnownPod {
 #[derive(Debug)]
 struct ByUid(Arc<KnownPod>);
 
-impl Borrow<u128> for ByUid {
-    fn borrow(&self) -> &u128 {
+impl Borrow<Uid> for ByUid {
+    fn borrow(&self) -> &Uid {
         &self.0.uid
     }
 }
@@ -177,7 +184,7 @@ impl Pods {
         });
         same.cloned().unwrap_or_else(|| {
             Arc::new(KnownPod {
-                uid: told.uid,
+                uid: told.uid.to_ne_bytes(),
                 name: Arc::clone(&told.name.name),
                 controller,
                 node,
@@ -224,10 +231,10 @@ impl Pods {
         self.gone.push_back(pod);
         if self.gone.len() > KEPT
             && let Some(oldest) = self.gone.pop_front()
-            && self.of_uid(oldest.uid).is_some_and(|known| Arc::ptr_eq(known, &oldest))
+            && self.of_uid(oldest.uid()).is_some_and(|known| Arc::ptr_eq(known, &oldest))
         {
             self.by_uid.remove(&oldest.uid);
-            self.containers.remove(&oldest.uid);
+            self.containers.remove(&oldest.uid());
         }
     }
 
@@ -237,7 +244,7 @@ impl Pods {
 
     /// UIDs of those that have not gone.
     pub fn uids(&self) -> HashSet<u128> {
-        self.there().map(|pod| pod.uid).collect()
+        self.there().map(KnownPod::uid).collect()
     }
 
     /// Namespaces and names of those that have not gone.
@@ -247,7 +254,7 @@ impl Pods {
 
     /// The pod with this UID, also after it has gone.
     pub fn of_uid(&self, uid: u128) -> Option<&Arc<KnownPod>> {
-        self.by_uid.get(&uid).map(|pod| &pod.0)
+        self.by_uid.get(&uid.to_ne_bytes()).map(|pod| &pod.0)
     }
 
     /// Whose address it was.
@@ -257,7 +264,7 @@ impl Pods {
 
     /// The name of a container of a pod of this node.
     pub fn container(&self, pod: &KnownPod, id: &str) -> Option<&Arc<str>> {
-        self.containers.get(&pod.uid)?.iter().find(|(known, _)| **known == *id).map(|(_, name)| name)
+        self.containers.get(&pod.uid())?.iter().find(|(known, _)| **known == *id).map(|(_, name)| name)
     }
 
     /// Pods that have not gone.
