@@ -1,22 +1,24 @@
 //! `flow.aggregation`: conversations that differ only in the client's port are told as one, once an interval. Sums of
-//! packets and bytes over folded records are those of the flows: nothing is told twice and nothing left out.
+//! packets and bytes over folded records are those of the flows: nothing is told twice and nothing left out. Backends that
+//! answer for a translated address stay apart; of a translated client its port is folded, too.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::app::App;
 use super::key::{FlowKey, Protocol};
 use super::record::{Direction, Status};
 use super::tunnel::Tunnel;
-use super::update::{Change, Counters, Flow, FlowUpdate, Folded};
+use super::update::{Change, Counters, Flow, FlowUpdate, Folded, Translation};
 use super::who::Who;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     protocol: Protocol,
     src: IpAddr,
-    dst: std::net::SocketAddr,
+    dst: SocketAddr,
+    nat: Option<Translation>,
     direction: Direction,
     tunnel: Option<Tunnel>,
 }
@@ -33,12 +35,16 @@ impl Fold {
         let flow = &update.flow;
         // The echo identifier stands in both ports.
         let is_icmp = matches!(flow.key.protocol, Protocol::ICMP | Protocol::ICMPV6);
-        let mut dst = flow.key.dst;
-        dst.set_port(if is_icmp { 0 } else { dst.port() });
+        let served = |end: SocketAddr| SocketAddr::new(end.ip(), if is_icmp { 0 } else { end.port() });
+        let nat = flow.nat.map(|nat| Translation {
+            src: nat.src.map(|end| SocketAddr::new(end.ip(), 0)),
+            dst: nat.dst.map(served),
+        });
         let key = Key {
             protocol: flow.key.protocol,
             src: flow.key.src.ip(),
-            dst,
+            dst: served(flow.key.dst),
+            nat,
             direction: flow.direction,
             tunnel: flow.tunnel,
         };
@@ -106,7 +112,7 @@ fn fresh(key: &Key, update: &FlowUpdate) -> FlowUpdate {
     let flow = Flow {
         id: hasher.finish(),
         key: FlowKey { protocol: key.protocol, src: (key.src, 0).into(), dst: key.dst },
-        nat: None,
+        nat: key.nat,
         total: Counters::default(),
         // What was told before is not in this record.
         start_ns: if update.change == Change::Opened { update.flow.start_ns } else { update.flow.end_ns },
@@ -182,6 +188,27 @@ mod tests {
         assert_eq!((second[0].flow.status, second[0].flow.reason), (Status::Ok, None));
         assert_eq!(second[0].flow.folded, Some(Folded { opened: 0, ended: 2, failed: 1 }));
         assert_eq!(first[0].flow.id, second[0].flow.id, "the same conversation keeps its id");
+    }
+
+    #[test]
+    fn backends_stay_apart_and_ports_of_a_translated_client_do_not() {
+        let mut fold = Fold::default();
+        for (port, backend) in [(1, 8), (2, 8), (3, 9)] {
+            let mut one = update(port, Change::Opened, None);
+            let src = Some(([10, 0, 0, 7], port + 100).into());
+            one.flow.nat = Some(Translation { src, dst: Some(([10, 1, 0, backend], 8443).into()) });
+            fold.add(&one);
+        }
+        let mut told: Vec<_> = fold.take().map(|one| (one.flow.nat, one.flow.folded)).collect();
+        told.sort_by_key(|(nat, _)| nat.and_then(|nat| nat.dst));
+        let with = |backend: u8, opened| {
+            let nat = Translation {
+                src: Some(([10, 0, 0, 7], 0).into()),
+                dst: Some(([10, 1, 0, backend], 8443).into()),
+            };
+            (Some(nat), Some(Folded { opened, ..Folded::default() }))
+        };
+        assert_eq!(told, [with(8, 2), with(9, 1)]);
     }
 
     #[test]

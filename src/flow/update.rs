@@ -46,7 +46,7 @@ impl Counters {
 }
 
 /// What the ends are called on the other side of a translation (NAT); `None` where it is the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Translation {
     /// The opener.
     pub src: Option<SocketAddr>,
