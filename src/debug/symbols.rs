@@ -2,6 +2,9 @@
 
 use std::fs;
 
+use object::elf::PF_X;
+use object::{Object, ObjectSegment, ObjectSymbol, SegmentFlags, SymbolKind};
+
 /// Larger files are not read.
 const FILE_BYTES: u64 = 512 << 20;
 
@@ -117,62 +120,30 @@ fn kernel(kallsyms: &str) -> Vec<Symbol> {
     all
 }
 
-/// Functions of a 64-bit ELF file of this machine's byte order, where a mapping puts them; none of what can't be read.
-fn functions(elf: &[u8], mapping: &Mapping) -> Vec<Symbol> {
-    read(elf, mapping).unwrap_or_default()
-}
-
-fn read(elf: &[u8], mapping: &Mapping) -> Option<Vec<Symbol>> {
-    // Magic, 64 bits.
-    if elf.get(..5)? != b"\x7fELF\x02" {
-        return None;
-    }
-    let table = |at, each, count| -> Option<Vec<(usize, usize)>> {
-        let (at, each, count) = (word(elf, at)?, half(elf, each)?, half(elf, count)?);
-        (0..count).map(|number| Some((usize::try_from(at).ok()?.checked_add(each * number)?, each))).collect()
-    };
-    // Program headers: the piece whose bytes the mapping shows tells by how much addresses are moved.
-    let moved = table(32, 54, 56)?.into_iter().find_map(|(at, _)| {
-        let (offset, address, size) = (word(elf, at + 8)?, word(elf, at + 16)?, word(elf, at + 32)?);
-        // PT_LOAD and PF_X.
-        let code = long(elf, at)? == 1 && long(elf, at + 4)? & 1 == 1;
-        let inside = (offset..offset.checked_add(size)?).contains(&mapping.offset)
-            || (mapping.offset..mapping.offset.checked_add(mapping.end - mapping.start)?).contains(&offset);
-        (code && inside)
-            .then(|| mapping.start.wrapping_sub(mapping.offset).wrapping_add(offset).wrapping_sub(address))
-    })?;
-    let sections = table(40, 58, 60)?;
+/// Functions of a file, where a mapping puts them; none of what can't be read.
+fn functions(file: &[u8], mapping: &Mapping) -> Vec<Symbol> {
+    let Ok(elf) = object::File::parse(file) else { return Vec::new() };
+    // The piece whose bytes the mapping shows tells by how much addresses are moved.
+    let shown = (mapping.offset, mapping.offset.saturating_add(mapping.end - mapping.start));
+    let moved = elf.segments().find_map(|segment| {
+        let (offset, size) = segment.file_range();
+        let inside = offset < shown.1 && shown.0 < offset.saturating_add(size);
+        let code = matches!(segment.flags(), SegmentFlags::Elf { p_flags } if p_flags & PF_X != 0);
+        (code && inside).then(|| {
+            mapping.start.wrapping_sub(mapping.offset).wrapping_add(offset).wrapping_sub(segment.address())
+        })
+    });
+    let Some(moved) = moved else { return Vec::new() };
+    let symbol =
+        |symbol: object::Symbol<'_, '_>| {
+            let start = symbol.address().wrapping_add(moved);
+            let name = String::from_utf8_lossy(symbol.name_bytes().ok()?).into_owned();
+            (symbol.kind() == SymbolKind::Text && symbol.is_definition() && symbol.size() > 0)
+                .then_some(Symbol { start, end: start.checked_add(symbol.size())?, name })
+        };
     // The whole table if there is one, else that for linking.
-    let of_kind = |kind: u32| sections.iter().find(|(at, _)| long(elf, at + 4) == Some(kind));
-    let (at, _) = *of_kind(2).or_else(|| of_kind(11))?;
-    let section = |at: usize| -> Option<&[u8]> {
-        let (offset, size) =
-            (usize::try_from(word(elf, at + 24)?).ok()?, usize::try_from(word(elf, at + 32)?).ok()?);
-        elf.get(offset..offset.checked_add(size)?)
-    };
-    let link = long(elf, at + 40)? as usize;
-    let (symbols, names) = (section(at)?, section(sections.get(link)?.0)?);
-    let symbol = |entry: &[u8; 24]| {
-        let function = entry[4] & 15 == 2;
-        let (start, size) = (word(entry, 8)?, word(entry, 16)?);
-        let name = names.get(long(entry, 0)? as usize..)?;
-        let name = String::from_utf8_lossy(name.split(|byte| *byte == 0).next()?).into_owned();
-        let start = start.wrapping_add(moved);
-        (function && size > 0).then_some(Symbol { start, end: start.checked_add(size)?, name })
-    };
-    Some(symbols.as_chunks().0.iter().filter_map(symbol).collect())
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<usize> {
-    bytes.get(at..)?.first_chunk().map(|chunk| usize::from(u16::from_ne_bytes(*chunk)))
-}
-
-fn long(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|chunk| u32::from_ne_bytes(*chunk))
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..)?.first_chunk().map(|chunk| u64::from_ne_bytes(*chunk))
+    let whole: Vec<Symbol> = elf.symbols().filter_map(symbol).collect();
+    if whole.is_empty() { elf.dynamic_symbols().filter_map(symbol).collect() } else { whole }
 }
 
 #[cfg(test)]
