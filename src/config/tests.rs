@@ -13,17 +13,6 @@ fn with_environment(pairs: &[(&str, &str)]) -> Result<super::Loaded, super::Conf
 }
 
 #[test]
-fn defaults_are_those_of_the_contract() {
-    let config = Config::default();
-    assert_eq!(config.flow.flow_timeout, Duration::from_secs(300));
-    assert_eq!(config.flow.max_flows, 1_000_000);
-    assert_eq!(config.export.prometheus.port, 9090);
-    assert_eq!(config.resources.memory_limit, 1 << 30);
-    assert_eq!(config.features.latency_tracking.histogram_buckets.len(), 9);
-    assert_eq!(config.kubernetes.resync, Duration::from_secs(600));
-}
-
-#[test]
 fn every_key_has_an_environment_name() {
     for key in KEYS {
         let name = format!("NETMON_{}", key.path.replace('.', "_").to_ascii_uppercase());
