@@ -148,7 +148,9 @@ static __always_inline enum nm_outcome nm_parse_ipv6(struct __sk_buff *skb, enum
 				break;
 			continue;
 		}
-		/* AH counts words of four bytes less two (RFC 4302), the others words of eight less one. */
+		/* AH counts words of four bytes less two and has three at least (RFC 4302), the others words of eight less one. */
+		if (next == IPPROTO_AH && !ext->reserved)
+			return nm_fail(p, NM_KIND_EXTENSION, NM_MALFORMED);
 		offset += next == IPPROTO_AH ? (ext->reserved + 2) * 4 : (ext->reserved + 1) * 8;
 		next = ext->next;
 		if (offset > end)
