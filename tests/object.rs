@@ -27,6 +27,7 @@ const HELPERS: &[(u32, &str, Version)] = &[
     (bpf::BPF_FUNC_skb_load_bytes, "bpf_skb_load_bytes", (4, 5)),
     (bpf::BPF_FUNC_get_current_task, "bpf_get_current_task", (4, 8)),
     (bpf::BPF_FUNC_skb_cgroup_id, "bpf_skb_cgroup_id", (4, 18)),
+    (bpf::BPF_FUNC_map_push_elem, "bpf_map_push_elem", (4, 20)),
     (bpf::BPF_FUNC_sk_lookup_udp, "bpf_sk_lookup_udp", (4, 20)),
     (bpf::BPF_FUNC_sk_release, "bpf_sk_release", (4, 20)),
     (bpf::BPF_FUNC_spin_lock, "bpf_spin_lock", (5, 1)),

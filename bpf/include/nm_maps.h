@@ -154,6 +154,34 @@ struct {
 	__uint(value_size, sizeof(u32));
 } nm_perf SEC(".maps") __weak;
 
+/* Preallocated, 80 KiB: what a trace tells waits here for its reader. */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 1024);
+	__uint(key_size, 0);
+	__uint(value_size, sizeof(struct nm_trace_line));
+} nm_trace_lines SEC(".maps") __weak;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct nm_trace_rule);
+} nm_trace_rule SEC(".maps") __weak;
+
+struct nm_trace_rate {
+	struct bpf_spin_lock lock; /* of all but the lines that were lost */
+	u32 pad;
+	struct nm_trace_count count;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct nm_trace_rate);
+} nm_trace_rate SEC(".maps") __weak;
+
 /* What parsing found out. Word-sized reads and writes only. */
 struct nm_packet {
 	u64 source[2]; /* network order, raw; IPv4 in the first word's first four bytes */
@@ -265,6 +293,9 @@ struct nm_anchors {
 	struct nm_path path;
 	enum nm_dns_type dns_type;
 	struct nm_dns dns;
+	struct nm_trace_rule trace_rule;
+	struct nm_trace_line trace_line;
+	struct nm_trace_count trace_count;
 };
 const volatile struct nm_anchors nm_anchors __weak;
 

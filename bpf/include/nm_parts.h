@@ -163,4 +163,54 @@ struct nm_flow_drops {
 };
 _Static_assert(sizeof(struct nm_flow_drops) == 16, "no padding");
 
+/* Which packets `debug packet-trace` tells of, and how many. */
+struct nm_trace_rule {
+	u64 until_ns;	/* CLOCK_MONOTONIC: over by itself then */
+	u64 line_ns;	/* a line each so many ns ... */
+	u64 burst_ns;	/* ... and after a silence at once what this time would have allowed */
+	u8 network[16]; /* of either end; as in nm_cold, what the mask leaves out is 0 */
+	u8 mask[16];
+	u32 ifindex;  /* 0 = any */
+	u32 outcomes; /* 1 << enum nm_outcome, or-ed */
+	u32 number;   /* of this trace */
+	u16 port_be;  /* of either end, TCP, UDP and SCTP only */
+	u8 family;    /* of the network; 0 = any address */
+	u8 protocol;
+	u8 by_protocol; /* whether the protocol counts */
+	u8 by_port;
+	u8 pad[6];
+};
+_Static_assert(sizeof(struct nm_trace_rule) == 80, "no padding");
+
+/* A packet that a trace tells of: its headers, never what they carry. */
+struct nm_trace_line {
+	u64 stamp_ns; /* CLOCK_MONOTONIC */
+	u64 flow;     /* its id; 0 = it has none, or none any more */
+	u8 source[16];
+	u8 destination[16];
+	u32 number; /* of the trace */
+	u32 ifindex;
+	u32 bytes; /* as on the wire, of all packets that this buffer stands for */
+	u32 packets;
+	u16 source_port_be; /* 0 where the protocol has none; ICMP echo: the identifier in both */
+	u16 destination_port_be;
+	u8 family; /* 0 = it is not known whose packet it is */
+	u8 protocol;
+	u8 tcp_flags;
+	u8 icmp_type;
+	u8 icmp_code;
+	u8 hook;
+	u8 outcome; /* enum nm_outcome */
+	u8 kind;    /* enum nm_kind: why */
+	u8 pad[4];
+};
+_Static_assert(sizeof(struct nm_trace_line) == 80, "no padding");
+
+/* How far a trace has come. */
+struct nm_trace_count {
+	u64 next_ns;  /* the next line's turn, if lines came evenly */
+	u64 left_out; /* packets that were asked for and not told: too many at once */
+	u64 lost;     /* lines for which there was no room; atomic adds */
+};
+
 #endif

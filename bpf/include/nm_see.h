@@ -4,6 +4,7 @@
 #define NM_SEE_H
 
 #include "nm_quote.h"
+#include "nm_trace.h"
 
 static __always_inline int nm_see(struct __sk_buff *skb, u32 hook)
 {
@@ -38,6 +39,9 @@ static __always_inline int nm_see(struct __sk_buff *skb, u32 hook)
 		counts->outcomes[outcome] += scratch->wire.packets;
 	if (outcome == NM_COUNTED)
 		counts->counted_bytes += scratch->wire.bytes;
+	/* Before the packet in hand is the one that an error quotes. */
+	if (nm_control.tracing)
+		nm_trace(skb, hook, outcome);
 	/* The other key of what an error quotes may not be known: then it tells on its way out. */
 	if (scratch->packet.icmp_error && (outcome == NM_COUNTED || (nm_nat == NM_NAT_TOLD && outcome == NM_DUPLICATE)))
 		nm_quote(skb);

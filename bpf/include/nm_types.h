@@ -322,8 +322,9 @@ struct nm_control {
 	u32 wake_bytes;	 /* wake the reader when so much waits in the ring; 0 = at the first event: it sleeps long */
 	u32 bench_flows; /* benches only: so many source addresses, 0 = a new one each time */
 	u32 bench_next;
-	u32 ask_in; /* whether conntrack is asked for packets that come in: as long as there may be translated flows */
-	u32 pad0[2];
+	u32 ask_in;  /* whether conntrack is asked for packets that come in: as long as there may be translated flows */
+	u32 tracing; /* each packet is shown to nm_trace, which tells of those that it is asked for */
+	u32 pad0;
 	/* second cache line: written by programs */
 	u32 opened; /* slots claimed since the reader came, about; set to 0 by it */
 	u32 room;   /* wake the reader when more than so many were claimed; set by it */

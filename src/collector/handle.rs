@@ -13,6 +13,7 @@ use super::hooks::Watched;
 use super::ledger::{Context, Departed};
 use super::pairs::Pairs;
 use super::tables::Tables;
+use super::trace::Tracer;
 use super::view::FlowView;
 use super::work::Work;
 use crate::flow::present::AskedNames;
@@ -78,6 +79,8 @@ pub(super) enum Command {
     Addresses(Arc<HostAddresses>),
     /// Says when it is done.
     Configure(Settings, SyncSender<()>),
+    /// Whether packets are shown to `nm_trace`. Says when it is done.
+    Tracing(bool, SyncSender<()>),
     Stats(SyncSender<KernelStats>),
     Report(SyncSender<Report>),
     Stop,
@@ -93,6 +96,7 @@ pub struct Handle {
     flow_drops: Option<FlowDropsView>,
     asked: Option<Arc<dyn AskedNames>>,
     heartbeat: Arc<AtomicU64>,
+    pub(super) tracer: Arc<Tracer>,
 }
 
 /// The running thread.
@@ -127,6 +131,7 @@ impl Collector {
         let (commands, inbox) = sync_channel(COMMANDS);
         let names = Arc::new(Mutex::new(Arc::new(HashMap::new())));
         let flow_drops = object.flow_drops();
+        let tracer = Arc::new(Tracer::new(object.trace()?));
         let names_known = Arc::clone(&names);
         let heartbeat = Arc::new(AtomicU64::new(0));
         let handle = Handle {
@@ -137,6 +142,7 @@ impl Collector {
             flow_drops,
             asked,
             heartbeat: Arc::clone(&heartbeat),
+            tracer,
         };
         let (ready, started) = sync_channel(1);
         let (alive, ended) = oneshot::channel();
@@ -185,7 +191,7 @@ impl Collector {
 }
 
 impl Handle {
-    fn send(&self, command: Command) {
+    pub(super) fn send(&self, command: Command) {
         // A stopped collector needs no commands.
         let _ = self.commands.send(command);
         self.nudge.wake();

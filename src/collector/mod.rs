@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod pairs;
 pub mod rechecks;
 pub mod tables;
+pub mod trace;
 pub mod view;
 mod work;
 

@@ -259,6 +259,10 @@ impl Work {
                 self.configure(settings);
                 let _ = answer.send(());
             }
+            Command::Tracing(on, answer) => {
+                self.object.control().set_tracing(u32::from(on));
+                let _ = answer.send(());
+            }
             // Whoever asked may have gone.
             Command::Stats(answer) => drop(answer.send(self.stats())),
             Command::Report(answer) => {
@@ -650,6 +654,7 @@ impl Work {
     fn stats(&mut self) -> KernelStats {
         let drops = self.drops.read(&self.object);
         let overflow = self.object.overflow();
+        let tracing = self.object.control().tracing() != 0;
         let kinds = |outcome: Outcome, kinds: &[(nm_kind, &str)]| -> Vec<KindCount> {
             kinds
                 .iter()
@@ -686,6 +691,7 @@ impl Work {
                 buffer_full: self.lost.buffer_full + self.object.kind(nm_kind::NM_KIND_EVENT_LOST),
                 invalid: self.lost.invalid,
             },
+            tracing,
             icmp_errors_refused: self.object.kind(nm_kind::NM_KIND_QUOTE_REFUSED),
             rtt_stamps: [
                 nm_kind::NM_KIND_STAMP_HARDWARE,

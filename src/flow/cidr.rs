@@ -17,6 +17,21 @@ impl Cidr {
         (bits <= if address.is_ipv4() { 32 } else { 128 }).then_some(Self { address, bits })
     }
 
+    /// The network of one address.
+    pub fn of(address: IpAddr) -> Self {
+        Self { address, bits: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
+    /// An address of it.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The bits that count, from the highest on; IPv4 has the upper 32.
+    pub fn mask(&self) -> u128 {
+        if self.bits == 0 { 0 } else { u128::MAX << (128 - u32::from(self.bits)) }
+    }
+
     /// Whether an address lies in it.
     pub fn contains(&self, other: IpAddr) -> bool {
         let number = |ip: IpAddr| match ip {
@@ -24,7 +39,7 @@ impl Cidr {
             IpAddr::V6(v6) => (u128::from(v6), false),
         };
         let ((own, own_v4), (ip, v4)) = (number(self.address), number(other));
-        let mask = if self.bits == 0 { 0 } else { u128::MAX << (128 - u32::from(self.bits)) };
+        let mask = self.mask();
         own_v4 == v4 && own & mask == ip & mask
     }
 }

@@ -23,6 +23,7 @@ pub mod sampling;
 mod skeleton;
 pub mod stats;
 pub mod table;
+pub mod trace;
 pub mod trial;
 pub mod tunnels;
 

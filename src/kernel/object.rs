@@ -307,6 +307,9 @@ impl Object {
             maps.nm_dns_names.as_fd(),
             maps.nm_tls_names.as_fd(),
             maps.nm_http.as_fd(),
+            maps.nm_trace_lines.as_fd(),
+            maps.nm_trace_rule.as_fd(),
+            maps.nm_trace_rate.as_fd(),
             maps.nm_ring.as_fd(),
             maps.nm_perf.as_fd(),
             maps.nm_drops.as_fd(),
@@ -380,6 +383,7 @@ control_words! {
     waking, set_waking: "whether the reader was woken";
     bench_flows, set_bench_flows: "how many flows the yardsticks spread over; 0 = a new one each time";
     ask_in, set_ask_in: "whether conntrack is asked for packets that come in";
+    tracing, set_tracing: "whether packets are traced";
     opened, set_opened: "how many slots were claimed since the reader came";
     room, set_room: "how many may be claimed before the reader is woken";
 }

@@ -189,6 +189,9 @@ pub struct KernelStats {
     /// Round trips that are not in the histogram: more of them in one bucket than it holds between two reports.
     #[serde(default)]
     pub rtt_samples_left_out: u64,
+    /// Whether the programs tell packets one by one (`debug packet-trace`).
+    #[serde(default)]
+    pub tracing: bool,
     /// What the kernel dropped.
     #[serde(default)]
     pub drops: DropStats,
