@@ -9,6 +9,12 @@ use super::server::{Reply, error, json};
 use crate::reload::outcome::{Applied, Cause};
 use crate::reload::{Refused, Reloader};
 
+/// What `debug trace` asks for.
+#[derive(serde::Deserialize)]
+struct Trace {
+    on: bool,
+}
+
 fn reply(outcome: Result<Applied, Refused>) -> Reply {
     Reply(match outcome {
         Ok(applied) => json(StatusCode::OK, &applied),
@@ -43,9 +49,13 @@ pub(super) fn routes(
     let set = warp::post()
         .and(warp::path!("v1" / "config" / "set"))
         .and(warp::query::<Vec<(String, String)>>())
-        .and(given)
+        .and(given.clone())
         .then(|pairs: Vec<(String, String)>, reloader: Arc<Reloader>| {
             whole(async move { reloader.set(&pairs).await })
         });
-    show.or(reload).unify().or(set).unify()
+    let trace =
+        warp::post().and(warp::path!("v1" / "config" / "trace")).and(warp::query::<Trace>()).and(given).then(
+            |asked: Trace, reloader: Arc<Reloader>| whole(async move { reloader.trace(asked.on).await }),
+        );
+    show.or(reload).unify().or(set).unify().or(trace).unify()
 }

@@ -3,10 +3,11 @@
 //! All layers are read anew and checked ([`Config::load_with`]). If they are valid, what a running agent can take over
 //! ([`schema::Key::live`]) goes to its [`parts`]; what it can't is named and waits for a restart. If they are not, or a part
 //! refuses (a port that is taken), everything stays as it is; the log, `status` and a counter say so. Causes: the file has
-//! changed ([`watch`]), SIGHUP, `netmon-cli config reload` and `config set`.
+//! changed ([`watch`]), SIGHUP, `netmon-cli config reload`, `config set` and `debug trace`.
 
 pub mod outcome;
 pub mod parts;
+mod trace;
 pub mod watch;
 
 use std::collections::BTreeMap;
@@ -58,6 +59,8 @@ pub struct Reloader {
     running: Mutex<Running>,
     /// What `config set` said; held while a configuration is taken over, so that there is one at a time.
     sets: tokio::sync::Mutex<BTreeMap<&'static str, String>>,
+    /// What the log level was before `debug trace on`.
+    before_trace: tokio::sync::Mutex<Option<trace::Before>>,
 }
 
 impl Reloader {
@@ -72,7 +75,15 @@ impl Reloader {
         let since = (Timestamp::now(), Cause::Start);
         counters.succeeded(since.0);
         let running = Running { wanted: loaded.clone(), loaded, since, changed: Vec::new(), error: None };
-        Self { inputs, parts, counters, config, running: Mutex::new(running), sets: Default::default() }
+        Self {
+            inputs,
+            parts,
+            counters,
+            config,
+            running: Mutex::new(running),
+            sets: Default::default(),
+            before_trace: Default::default(),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Running> {

@@ -20,6 +20,8 @@ pub enum Cause {
     Cli,
     /// `netmon-cli config set`.
     Set,
+    /// `netmon-cli debug trace`.
+    Trace,
 }
 
 impl Cause {
@@ -31,6 +33,7 @@ impl Cause {
             Self::Signal => "SIGHUP",
             Self::Cli => "netmon-cli config reload",
             Self::Set => "netmon-cli config set",
+            Self::Trace => "netmon-cli debug trace",
         }
     }
 }
