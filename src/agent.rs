@@ -378,6 +378,9 @@ fn notes(report: &crate::collector::handle::Report, sampling_rate: f64) -> Vec<S
         );
     }
     notes.extend(report.left_out.iter().map(|out| format!("{}: {}", out.part.missing(), out.why)));
+    if report.stats.tracing {
+        notes.push("packet-trace is on: `netmon-cli debug packet-trace off` ends it".into());
+    }
     if sampling_rate < 1.0 {
         notes.push(format!("capture.sampling_rate keeps {sampling_rate} of all flows"));
     }
@@ -513,6 +516,10 @@ impl Source for State {
 
     fn messages(&self) -> Messages {
         self.collector.stats().map(|stats| stats.messages).unwrap_or_default()
+    }
+
+    fn collector(&self) -> Handle {
+        self.collector.clone()
     }
 
     fn subscribe(&self) -> broadcast::Receiver<Batch> {

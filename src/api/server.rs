@@ -98,6 +98,14 @@ fn answer(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> 
     response
 }
 
+/// Lines as they come.
+pub(super) fn streamed(body: mpsc::Receiver<Bytes>) -> Response<Body> {
+    let body = futures_util::stream::unfold(body, |mut body| async move {
+        body.recv().await.map(|chunk| (Ok(chunk), body))
+    });
+    answer(StatusCode::OK, "application/x-ndjson", Box::pin(body))
+}
+
 pub(super) fn error(status: StatusCode, message: &str) -> Response<Body> {
     json(status, &serde_json::json!({ "error": message }))
 }
@@ -163,7 +171,9 @@ pub async fn serve<S: Source>(
 ) {
     let (over, _) = broadcast::channel::<()>(1);
     let slots = Arc::new(Semaphore::new(DUMPS));
-    let config = super::config::routes(source.reloader());
+    let config = super::config::routes(source.reloader())
+        .or(super::packets::routes(Arc::clone(&source), over.clone()))
+        .unify();
     let given = {
         let source = Arc::clone(&source);
         warp::any().map(move || Arc::clone(&source))
@@ -225,17 +235,14 @@ pub async fn serve<S: Source>(
                     let _slot = slot;
                     dump(source, request, chunks, updates, ending).await;
                 });
-                let body = futures_util::stream::unfold(body, |mut body| async move {
-                    body.recv().await.map(|chunk| (Ok(chunk), body))
-                });
-                Reply(answer(StatusCode::OK, "application/x-ndjson", Box::pin(body)))
+                Reply(streamed(body))
             }
         },
     );
     let unknown = warp::any().map(|| {
         Reply(error(
             StatusCode::NOT_FOUND,
-            "there are /v1/status, /v1/flows, /v1/stats/flows, /v1/stats/dns, /v1/stats/http, /v1/alerts, /v1/drops and /v1/config",
+            "there are /v1/status, /v1/flows, /v1/stats/flows, /v1/stats/dns, /v1/stats/http, /v1/alerts, /v1/drops, /v1/packets and /v1/config",
         ))
     });
     let stats = stats.or(dns).unify().or(http).unify();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::broadcast;
 
 use super::status::Status;
-use crate::collector::Part;
+use crate::collector::{Handle, Part};
 use crate::detect::alert::AlertRecord;
 use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
@@ -42,6 +42,8 @@ pub trait Source: Send + Sync + 'static {
     fn folds(&self) -> bool;
     /// Who owns the configuration.
     fn reloader(&self) -> Arc<Reloader>;
+    /// Who traces packets.
+    fn collector(&self) -> Handle;
     /// Updates from now on.
     fn subscribe(&self) -> broadcast::Receiver<Batch>;
 }

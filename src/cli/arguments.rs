@@ -70,6 +70,9 @@ pub enum Command {
     /// The configuration of the running agent
     #[command(subcommand)]
     Config(Config),
+    /// A closer look at the running agent
+    #[command(subcommand)]
+    Debug(Debug),
     /// Signs of attack, newest first
     Alerts,
     /// Packets that this host's kernel dropped, and what its reasons mean
@@ -180,6 +183,82 @@ pub enum Config {
     },
     /// Reads the file again and takes it over: the whole of it or nothing
     Reload,
+}
+
+/// `debug ...`
+#[derive(Clone, Debug, Subcommand)]
+pub enum Debug {
+    /// Raises the log level to trace, and brings back what it was
+    #[command(subcommand)]
+    Trace(Switch),
+    /// A line for each packet's header, never what it carries: interface, hook, flow, outcome
+    #[command(subcommand)]
+    PacketTrace(PacketTrace),
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Switch {
+    /// Until the agent restarts
+    On,
+    /// As it was before
+    Off,
+}
+
+/// `debug packet-trace ...`
+#[derive(Clone, Debug, Subcommand)]
+pub enum PacketTrace {
+    /// Shows packets until the time is over or this command ends
+    On(Box<Packets>),
+    /// Ends the trace, whoever began it
+    Off,
+}
+
+/// Which packets a trace shows. All that are given must match; what does not match costs no line.
+#[derive(Clone, Debug, Args)]
+pub struct Packets {
+    /// tcp, udp, icmp, ... or a protocol number
+    #[arg(long)]
+    pub protocol: Option<String>,
+    /// Either end's address
+    #[arg(long, conflicts_with = "cidr")]
+    pub ip: Option<String>,
+    /// Either end's network
+    #[arg(long)]
+    pub cidr: Option<String>,
+    /// Either end's port (TCP, UDP, SCTP)
+    #[arg(long)]
+    pub port: Option<String>,
+    /// The interface that it passes
+    #[arg(long)]
+    pub interface: Option<String>,
+    /// counted, duplicate, sampled_out, not_ip, malformed or overflow; several: any of them
+    #[arg(long, value_delimiter = ',')]
+    pub outcome: Vec<String>,
+    /// Lines a second at most, up to 1000; how many more there were is told
+    #[arg(long, default_value = "100", value_name = "LINES")]
+    pub rate: String,
+    /// For how long, up to 10m
+    #[arg(long = "for", default_value = "30s", value_name = "TIME")]
+    pub time: String,
+}
+
+impl Packets {
+    /// As query pairs.
+    pub fn query(&self) -> Vec<(String, String)> {
+        let texts = [
+            ("protocol", &self.protocol),
+            ("ip", &self.ip),
+            ("cidr", &self.cidr),
+            ("port", &self.port),
+            ("interface", &self.interface),
+        ];
+        let texts = texts.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        let outcomes = self.outcome.iter().map(|outcome| ("outcome", outcome));
+        let bounds = [("rate", &self.rate), ("for", &self.time)];
+        let all = texts.chain(outcomes).chain(bounds);
+        all.map(|(name, value)| (name.to_owned(), value.clone())).collect()
+    }
 }
 
 /// Filters of a dump. All that are given must match.

@@ -4,6 +4,7 @@ pub mod arguments;
 pub mod bundle;
 pub mod client;
 mod config;
+mod debug;
 pub mod doctor;
 mod evidence;
 pub mod hints;
@@ -63,6 +64,7 @@ async fn execute(arguments: &Arguments) -> Result<()> {
         Command::Stats(Stats::Dns) => show::dns_stats(&client.get("/v1/stats/dns").await?, output),
         Command::Stats(Stats::Http) => show::http_stats(&client.get("/v1/stats/http").await?, output),
         Command::Config(command) => config::run(&client, command, output).await,
+        Command::Debug(command) => debug::run(&client, command, output).await,
         Command::Alerts => show::alerts(&client.get::<Vec<_>>("/v1/alerts").await?, output),
         Command::Drops => show::drops(&client.get("/v1/drops").await?, output),
         Command::Why { src, dst } => show::why(&why::ask(&client, src, dst).await?, output),
