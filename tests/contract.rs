@@ -102,6 +102,10 @@ config set
 config show
 config validate
 config reload
+debug trace on
+debug trace off
+debug packet-trace on --protocol --ip --cidr --port --interface --outcome --rate --for
+debug packet-trace off
 doctor
 check-system
 support bundle --output

@@ -452,6 +452,8 @@ fn debug_trace_raises_the_log_level_and_brings_back_what_it_was() {
     assert_eq!(level().0, "trace");
     assert_eq!(say(&["debug", "trace", "off"]), "log.level trace -> warn\n");
     assert_eq!(level(), before);
+    say(&["config", "reload"]);
+    assert_eq!(level(), before);
     // What was set before is set again; what was set meanwhile stays.
     say(&["config", "set", "log.level=error"]);
     say(&["debug", "trace", "on"]);
