@@ -31,6 +31,7 @@ use crate::enrich::{Directory, name_sockets};
 use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
 use crate::flow::who::Names;
+use crate::governor::{Governor, GovernorStatus};
 use crate::interfaces::{Event, Follower, Selection};
 use crate::kernel::attach::Method;
 use crate::kernel::messages::Messages;
@@ -69,6 +70,7 @@ struct State {
     names: Directory,
     _named: Option<Named>,
     link: Option<Arc<Link>>,
+    governor: watch::Receiver<GovernorStatus>,
 }
 
 /// What the agent is started with.
@@ -153,7 +155,8 @@ pub async fn run(start: Start, stop: impl Future<Output = ()>) -> Result<()> {
         Arc::new(move || handle.stats()),
         "/proc",
     );
-    let exporter = Arc::new(exporter.with_kubernetes(link.clone()));
+    let (governor, governed) = watch::channel(GovernorStatus::default());
+    let exporter = Arc::new(exporter.with_kubernetes(link.clone()).with_governor(governed.clone()));
     let counters = exporter.reloads();
     let endpoint = Arc::new(Endpoint::new(exporter, readiness.clone()));
     let (selector, selected) = watch::channel(Arc::new(parts::selection(&config)?));
@@ -185,6 +188,7 @@ pub async fn run(start: Start, stop: impl Future<Output = ()>) -> Result<()> {
         names: directory,
         _named: named,
         link: link.clone(),
+        governor: governed,
     });
 
     let (over, ending) = watch::channel(());
@@ -210,6 +214,7 @@ pub async fn run(start: Start, stop: impl Future<Output = ()>) -> Result<()> {
         debugging = Some(tokio::spawn(debug::serve(listener, Arc::clone(&state), read, ended())));
     }
     let following = follow_interfaces(selected, &collector.handle(), attached)?;
+    let governing = tokio::spawn(Governor::new(Arc::clone(&reloader), collector.handle(), governor).run());
     let reloading = tokio::spawn(reload::watch::follow(reloader, hangups));
     let beating = collector.handle();
     let watchdog = tokio::spawn(crate::service::watchdog(move || beating.heartbeat()));
@@ -225,6 +230,7 @@ pub async fn run(start: Start, stop: impl Future<Output = ()>) -> Result<()> {
     following.abort();
     telling.inspect(JoinHandle::abort);
     reloading.abort();
+    governing.abort();
     status_lines.abort();
     let interfaces = u32::try_from(state.collector.interface_names().len()).unwrap_or(u32::MAX);
     let deadline = SHUTDOWN + DETACH.saturating_mul(interfaces);
@@ -427,6 +433,7 @@ impl Source for State {
     fn status(&self) -> Status {
         let uname = rustix::system::uname();
         let sampling_rate = self.config.borrow().capture.sampling_rate;
+        let configured = self.reloader.configured();
         let config = self.reloader.status();
         let report = self.collector.report();
         let interfaces = report.iter().flat_map(|report| &report.watched).map(|watched| InterfaceStatus {
@@ -441,10 +448,12 @@ impl Source for State {
         });
         let mut notes = report.as_ref().map_or_else(
             || vec!["the collector does not answer".into()],
-            |report| notes(report, sampling_rate),
+            |report| notes(report, configured.capture.sampling_rate),
         );
         let kubernetes = self.link.as_ref().map(|link| link.status());
         notes.extend(kubernetes.iter().flat_map(|kubernetes| kubernetes.notes()));
+        let governor = self.governor.borrow().clone();
+        notes.extend(governor.notes());
         notes.push(LOOPBACK.into());
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -463,6 +472,7 @@ impl Source for State {
             sampling_rate,
             interfaces: interfaces.collect(),
             kubernetes,
+            governor,
             accounting: Accounting::of(&stats, held),
             kernel_stats: stats,
             notes,

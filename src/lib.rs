@@ -18,6 +18,7 @@
 //! - [`debug`]: the debug server.
 //! - [`interfaces`]: which interfaces and addresses this host has. [`conntrack`]: what it translates (NAT). Both by [`netlink`].
 //! - [`reload`]: takes a changed configuration over, whole or not at all.
+//! - [`governor`]: keeps the agent within its limits by doing less.
 //! - [`config`], [`telemetry`], [`privilege`], [`service`], [`clock`]: surroundings.
 //! - [`agent`]: wires all of it, in order, and takes it down again.
 //!
@@ -36,6 +37,7 @@ pub mod debug;
 pub mod detect;
 pub mod enrich;
 pub mod flow;
+pub mod governor;
 pub mod interfaces;
 pub mod kernel;
 pub mod netlink;

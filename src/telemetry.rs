@@ -23,6 +23,12 @@ pub mod message {
     pub const LOSS: &str = "4d8b6e2a7c1f49d3b5e0a9f8c6d2b714";
     /// A sign of attack.
     pub const SECURITY_ALERT: &str = "e7c3a1f5d9b84602a4c6e8f0b2d41815";
+    /// Less is done, to stay within `resources`.
+    pub const SHED: &str = "b5f2d8c4e6a14790b3d7c9e1f8a5d216";
+    /// More of it is done again.
+    pub const RECOVERED: &str = "9c1e7a5b3d8f4264a0e6d4c2b8f71a17";
+    /// A limit of `resources` is not held.
+    pub const EXHAUSTED: &str = "d3a8f6c1b9e54e07a2c5f7d9b1e34a18";
     /// All of them and what each means.
     pub const ALL: &[(&str, &str)] = &[
         (ATTACH_FAILED, "an interface is not watched"),
@@ -31,6 +37,9 @@ pub mod message {
         (COLLECTOR_STUCK, "the collector makes no progress"),
         (LOSS, "events were lost, or new flows found no room"),
         (SECURITY_ALERT, "a sign of attack"),
+        (SHED, "less is done, to stay within resources.cpu_limit and memory_limit"),
+        (RECOVERED, "more of that is done again"),
+        (EXHAUSTED, "a limit is not held, and there is nothing left to shed"),
     ];
 }
 

@@ -236,12 +236,12 @@ struct nm_scratch {
 	struct nm_packet packet;
 	struct nm_volume wire; /* what this buffer is on the wire */
 	struct nm_place at;
+	u32 runs; /* of the programs on this CPU: which of them are timed */
+	u32 vni;
 	struct nm_other other; /* what nm_ask has found */
 	struct nm_cold cold;   /* of the slot that is being filled: the stack is short */
 	struct nm_hot hot;
 	struct nm_packet outer; /* what the packet came in, if it came out of a tunnel */
-	u32 vni;
-	u32 pad;
 	u8 message[NM_MESSAGE_BYTES];
 	struct nm_dns_name name;
 };
@@ -299,12 +299,17 @@ struct nm_anchors {
 };
 const volatile struct nm_anchors nm_anchors __weak;
 
-static __always_inline void nm_note(u32 kind)
+static __always_inline void nm_note_more(u32 kind, u64 more)
 {
 	u64 *n = bpf_map_lookup_elem(&nm_kinds, &kind);
 
 	if (n)
-		*n += 1;
+		*n += more;
+}
+
+static __always_inline void nm_note(u32 kind)
+{
+	nm_note_more(kind, 1);
 }
 
 #endif

@@ -22,6 +22,7 @@ typedef __s32 s32;
 #define NM_DEAD	      (1ULL << 63) /* tag bit: no packet may find this slot any more */
 #define NM_TICK_SHIFT 20
 #define NM_NEAR	      256 /* interfaces that are found without hashing */
+#define NM_TIMED_EVERY 256
 
 enum nm_hook { NM_INGRESS, NM_EGRESS, NM_HOOKS };
 
@@ -69,6 +70,7 @@ enum nm_kind {
 	NM_KIND_TUNNEL_UNMARKED,  /* flow: no room to note the tunnel that it was seen in */
 	NM_KIND_NAME_LOST,	  /* socket: no room or memory for its name */
 	NM_KIND_ASKED_LOST,	  /* name that a flow asked for: the same */
+	NM_KIND_RUN_NS,		  /* no packets but nanoseconds: what the programs took, from one run in NM_TIMED_EVERY */
 	NM_KINDS,
 };
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::enrich::kubernetes::progress::KubernetesStatus;
 use crate::flow::update::Flow;
+use crate::governor::GovernorStatus;
 use crate::kernel::stats::{KernelStats, Outcome};
 use crate::privilege::Privileges;
 use crate::reload::outcome::ConfigStatus;
@@ -94,6 +95,9 @@ pub struct Status {
     pub interfaces: Vec<InterfaceStatus>,
     /// The link to a cluster; `null` outside of Kubernetes.
     pub kubernetes: Option<KubernetesStatus>,
+    /// What the agent uses, and what it sheds.
+    #[serde(default)]
+    pub governor: GovernorStatus,
     /// The books.
     pub accounting: Accounting,
     /// Everything that the kernel side counts.

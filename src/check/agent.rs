@@ -4,6 +4,7 @@ use super::Finding;
 use crate::agent::LOOPBACK;
 use crate::api::status::Status;
 use crate::enrich::kubernetes::progress::KubernetesStatus;
+use crate::governor::GovernorStatus;
 
 /// The table is told as nearly full from here on, percent.
 const FULL_PERCENT: u64 = 90;
@@ -22,6 +23,7 @@ pub fn judge(status: &Status) -> Vec<Finding> {
             "a larger resources.maps.event_buffer_size",
         )
     });
+    findings.push(limits(&status.governor));
     findings.extend(status.kubernetes.as_ref().map(cluster));
     if stats.names_lost > 0 {
         findings.push(Finding::warn(
@@ -38,6 +40,8 @@ pub fn judge(status: &Status) -> Vec<Finding> {
                 "no interface is watched",
                 "events were lost",
                 "found no room in the flow table",
+                "the agent does less",
+                "nothing left to shed",
             ]
             .iter()
             .any(|part| note.contains(part))
@@ -135,6 +139,29 @@ fn cluster(cluster: &KubernetesStatus) -> Finding {
     }
 }
 
+fn limits(governor: &GovernorStatus) -> Finding {
+    let notes = governor.notes().join("; ");
+    let fix = if governor.limited_by_group {
+        "more memory for the agent's control group, a larger resources.cpu_limit or memory_limit, or fewer interfaces"
+    } else {
+        "a larger resources.cpu_limit or memory_limit, or fewer interfaces (capture.interfaces)"
+    };
+    if !governor.exhausted.is_empty() {
+        Finding::fail("limits", notes, fix)
+    } else if !governor.shed.is_empty() {
+        Finding::warn("limits", notes, fix)
+    } else {
+        Finding::pass(
+            "limits",
+            format!(
+                "{:.3} of {} cores in the last second, nothing is shed",
+                governor.agent_cores + governor.programs_cores,
+                governor.cpu_limit_cores
+            ),
+        )
+    }
+}
+
 fn table(status: &Status) -> Finding {
     let table = &status.kernel_stats.table;
     let found = format!("{} flows of {} at most", table.entries, table.capacity);
@@ -163,6 +190,7 @@ mod tests {
     use super::super::Verdict::{self, Fail, Pass, Warn};
     use super::*;
     use crate::api::status::{Accounting, InterfaceStatus};
+    use crate::governor::Shedding;
 
     fn good() -> Status {
         Status {
@@ -219,6 +247,7 @@ mod tests {
             change(&mut status);
             status
         };
+        let shedding = || Shedding { measure: "interval".into(), what: "less".into() };
         let cases = [
             ("agent", Warn, change(&|status| status.version = "0.0.1".into())),
             ("readiness", Fail, change(&|status| status.ready = false)),
@@ -235,6 +264,8 @@ mod tests {
                 }),
             ),
             ("names", Warn, change(&|status| status.kernel_stats.names_lost = 1)),
+            ("limits", Warn, change(&|status| status.governor.shed.push(shedding()))),
+            ("limits", Fail, change(&|status| status.governor.exhausted.push("cpu".into()))),
             ("note", Warn, change(&|status| status.notes.push("processes are not known".into()))),
         ];
         for (check, expected, status) in cases {

@@ -17,6 +17,7 @@ use crate::detect::kind::Kind;
 use crate::enrich::kubernetes::progress::KubernetesStatus;
 use crate::flow::messages::Times;
 use crate::flow::record::FlowRecord;
+use crate::governor::GovernorStatus;
 use crate::kernel::messages::{CLASSES, DnsTotals, HttpServer, HttpTotals};
 use crate::kernel::stats::DropStats;
 use crate::reload::outcome::{Cause, Changed, ConfigStatus};
@@ -145,6 +146,7 @@ pub fn status(status: &Status, output: Output) -> Result<()> {
             bytes(stats.table.map_bytes)
         ),
     ];
+    lines.push(overhead(&status.governor));
     let books = &status.accounting;
     let outcomes: Vec<String> = books
         .outcomes
@@ -192,6 +194,21 @@ pub fn status(status: &Status, output: Output) -> Result<()> {
     }
     print(&format!("\n{table}"))?;
     status.kubernetes.as_ref().map_or(Ok(()), watches)
+}
+
+/// What the agent uses, and what it sheds.
+fn overhead(governor: &GovernorStatus) -> String {
+    let shed: Vec<&str> = governor.shed.iter().map(|shedding| shedding.measure.as_str()).collect();
+    format!(
+        "overhead   {:.3} of {} cores ({:.3} by packets, {}), {} of {}; {}",
+        governor.agent_cores + governor.programs_cores,
+        governor.cpu_limit_cores,
+        governor.programs_cores,
+        if governor.programs_counted { "as the kernel counts" } else { "by one in 256" },
+        bytes(governor.agent_bytes + governor.maps_bytes),
+        bytes(governor.memory_limit_bytes),
+        if shed.is_empty() { "nothing is shed".into() } else { format!("SHED: {}", shed.join(", ")) }
+    )
 }
 
 /// The watches of the API server.

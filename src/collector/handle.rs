@@ -26,7 +26,7 @@ use crate::kernel::events::{Events, Nudge};
 use crate::kernel::grace::Grace;
 use crate::kernel::load::LeftOut;
 use crate::kernel::object::{By, Object, Transport};
-use crate::kernel::stats::KernelStats;
+use crate::kernel::stats::{KernelStats, RunTime};
 
 /// Commands waiting for the collector at most; a sender waits when there are more.
 const COMMANDS: usize = 1024;
@@ -65,6 +65,19 @@ pub struct Report {
     pub left_out: Vec<LeftOut>,
 }
 
+/// What the kernel side uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time of the programs.
+    pub run_time: RunTime,
+    /// Memory of the flow tables in use, bytes.
+    pub tables_bytes: u64,
+    /// Memory of all other maps, bytes, as it was in the last half minute.
+    pub maps_bytes: u64,
+    /// What a slot of a flow table takes, bytes.
+    pub slot_bytes: u64,
+}
+
 /// What takes the kernel its time: one at a time, with events between them.
 pub(super) enum Job {
     Attach(Interface),
@@ -82,6 +95,7 @@ pub(super) enum Command {
     /// Whether packets are shown to `nm_trace`. Says when it is done.
     Tracing(bool, SyncSender<()>),
     Stats(SyncSender<KernelStats>),
+    Usage(SyncSender<Usage>),
     Report(SyncSender<Report>),
     Stop,
 }
@@ -240,6 +254,13 @@ impl Handle {
     pub fn stats(&self) -> Option<KernelStats> {
         let (answer, reply): (_, Receiver<KernelStats>) = sync_channel(1);
         self.send(Command::Stats(answer));
+        reply.recv_timeout(Duration::from_secs(5)).ok()
+    }
+
+    /// What the kernel side uses now. Blocking, a tenth of a millisecond; `None` once the collector has ended.
+    pub fn usage(&self) -> Option<Usage> {
+        let (answer, reply) = sync_channel(1);
+        self.send(Command::Usage(answer));
         reply.recv_timeout(Duration::from_secs(5)).ok()
     }
 

@@ -3,6 +3,7 @@
 mod live;
 mod losses;
 mod nat;
+mod usage;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -115,6 +116,8 @@ pub(super) struct Work {
     overflow_warned: Option<Instant>,
     lost_warned: Option<Instant>,
     resize_warned: Option<Instant>,
+    /// Memory of all maps but the tables, and when it was asked for.
+    maps_bytes: Option<(Instant, u64)>,
     context_changed: bool,
     servers: Servers,
     /// Counts up for as long as the thread goes on.
@@ -174,6 +177,7 @@ impl Work {
             overflow_warned: None,
             lost_warned: None,
             resize_warned: None,
+            maps_bytes: None,
             context_changed: false,
             servers: Servers::default(),
             heartbeat,
@@ -265,6 +269,7 @@ impl Work {
             }
             // Whoever asked may have gone.
             Command::Stats(answer) => drop(answer.send(self.stats())),
+            Command::Usage(answer) => drop(answer.send(self.usage())),
             Command::Report(answer) => {
                 self.drain();
                 drop(answer.send(self.report()));
@@ -709,7 +714,7 @@ impl Work {
                 dns: self.object.dns_totals(),
                 http: self.servers.read(&self.object, Instant::now()),
             },
-            ebpf_cpu_seconds: self.object.run_time_ns().map(|ns| ns as f64 / 1e9),
+            run_time: self.object.run_time(),
         }
     }
 

@@ -202,8 +202,13 @@ pub const KEYS: &[Key] = &[
     ),
     key("kubernetes.resync", Kind::Duration(1000), "10m", "full comparison with the API server"),
     key("kubernetes.events", Kind::Bool, "true", "tell alerts and failures to attach as Kubernetes Events"),
-    key("resources.memory_limit", Kind::Size, "1Gi", "memory of agent and kernel maps"),
-    key("resources.cpu_limit", Kind::Cores, "\"2\"", "cores"),
+    live(
+        "resources.memory_limit",
+        Kind::Size,
+        "1Gi",
+        "memory of agent and kernel maps; beyond it fewer flows are kept",
+    ),
+    live("resources.cpu_limit", Kind::Cores, "\"2\"", "cores, of agent and programs; beyond it less is done"),
     live(
         "resources.maps.flow_map_size",
         Kind::Integer(1, 16_000_000),

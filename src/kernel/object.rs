@@ -9,6 +9,8 @@ use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 use super::drops::Watch;
 use super::load::{LeftOut, Part};
 use super::skeleton::NetmonSkel;
+use super::skeleton::types::nm_kind;
+use super::stats::RunTime;
 use super::table::{Layout, Table, word};
 use crate::flow::app::App;
 use crate::flow::tunnel::TunnelKind;
@@ -265,15 +267,17 @@ impl Object {
         Ok((output.return_value as i32, nanoseconds))
     }
 
-    /// Nanoseconds that the attached programs have run, `None` while the kernel does not count
-    /// (`sysctl kernel.bpf_stats_enabled`).
-    pub fn run_time_ns(&self) -> Option<u64> {
+    /// What the attached programs have taken until now.
+    pub fn run_time(&self) -> RunTime {
         let programs = &self.skel.progs;
         let fds = [programs.nm_ingress.as_fd(), programs.nm_egress.as_fd()];
         let drop = self.drops.is_some().then(|| programs.nm_drop.as_fd());
         let times = fds.iter().chain(&drop).filter_map(|fd| fdinfo(fd.as_raw_fd(), "run_time_ns:"));
-        let sum = times.sum();
-        (sum > 0).then_some(sum)
+        let counted_ns: u64 = times.sum();
+        RunTime {
+            counted_ns: (counted_ns > 0).then_some(counted_ns),
+            sampled_ns: self.kind(nm_kind::NM_KIND_RUN_NS),
+        }
     }
 
     /// Instructions that the verifier went through for each attached program; `None` before Linux 5.16.

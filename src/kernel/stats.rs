@@ -207,6 +207,26 @@ pub struct KernelStats {
     /// DNS and HTTP/1; told apart from the rest.
     #[serde(skip)]
     pub messages: Messages,
-    /// CPU seconds spent in our programs, `None` while the kernel's BPF statistics are off.
-    pub ebpf_cpu_seconds: Option<f64>,
+    /// What our programs have taken.
+    #[serde(default)]
+    pub run_time: RunTime,
+}
+
+/// CPU time of our programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunTime {
+    /// As the kernel counts each run, nanoseconds; `None` while it does not (`sysctl kernel.bpf_stats_enabled`).
+    pub counted_ns: Option<u64>,
+    /// As the traffic-control programs time one of their runs in 256, nanoseconds.
+    pub sampled_ns: u64,
+}
+
+impl RunTime {
+    /// What was taken since then, nanoseconds: by the kernel's count if it has gone on.
+    pub fn since(&self, before: &Self) -> u64 {
+        match (self.counted_ns, before.counted_ns) {
+            (Some(now), Some(before)) if now > before => now - before,
+            _ => self.sampled_ns.saturating_sub(before.sampled_ns),
+        }
+    }
 }

@@ -18,6 +18,7 @@ use tokio::sync::watch as channel;
 
 use crate::config::schema::{self, KEYS};
 use crate::config::{Config, ConfigErrors, Inputs, Loaded, show};
+use crate::governor::state::Shed;
 use crate::{service, telemetry};
 use outcome::{Applied, Cause, Changed, ConfigStatus, Counters, Failure, Setting};
 use parts::Parts;
@@ -42,6 +43,8 @@ pub enum Refused {
 struct Running {
     /// As it is in force.
     loaded: Loaded,
+    /// What the governor takes off it.
+    shed: Shed,
     /// As the layers have it: differs in keys that wait for a restart.
     wanted: Loaded,
     /// When and by what it was taken over.
@@ -74,7 +77,9 @@ impl Reloader {
     ) -> Self {
         let since = (Timestamp::now(), Cause::Start);
         counters.succeeded(since.0);
-        let running = Running { wanted: loaded.clone(), loaded, since, changed: Vec::new(), error: None };
+        let shed = Shed::default();
+        let running =
+            Running { wanted: loaded.clone(), loaded, shed, since, changed: Vec::new(), error: None };
         Self {
             inputs,
             parts,
@@ -128,6 +133,29 @@ impl Reloader {
         Ok(applied)
     }
 
+    /// As it is configured, whatever the governor takes off.
+    pub fn configured(&self) -> Config {
+        self.lock().loaded.config.clone()
+    }
+
+    /// Takes this off what is configured, from now on.
+    ///
+    /// # Errors
+    /// When a part can't; then nothing has changed.
+    pub async fn govern(&self, shed: Shed) -> anyhow::Result<()> {
+        // One change at a time.
+        let _sets = self.sets.lock().await;
+        let (config, before) = {
+            let running = self.lock();
+            (running.loaded.config.clone(), running.shed)
+        };
+        let governed = shed.apply(&config);
+        self.parts.apply(&before.apply(&config), &governed).await?;
+        self.config.send_replace(Arc::new(governed));
+        self.lock().shed = shed;
+        Ok(())
+    }
+
     async fn take_over(&self, cause: Cause, wanted: Result<Loaded, Refused>) -> Result<Applied, Refused> {
         let outcome = match wanted {
             Ok(wanted) => self.try_take_over(cause, wanted).await,
@@ -151,19 +179,29 @@ impl Reloader {
     }
 
     async fn try_take_over(&self, cause: Cause, wanted: Loaded) -> Result<Applied, Refused> {
-        let before = self.lock().loaded.clone();
+        let (before, shed) = {
+            let running = self.lock();
+            (running.loaded.clone(), running.shed)
+        };
         let fixed: Vec<&'static str> = KEYS.iter().filter(|key| !key.live).map(|key| key.path).collect();
         let loaded = wanted.keeping(&fixed, &before)?;
-        self.parts.apply(&before.config, &loaded.config).await.map_err(Refused::Part)?;
+        let governed = shed.apply(&loaded.config);
+        self.parts.apply(&shed.apply(&before.config), &governed).await.map_err(Refused::Part)?;
 
         let applied =
             Applied { changed: changes(&before, &loaded), after_restart: changes(&loaded, &wanted) };
-        self.config.send_replace(Arc::new(loaded.config.clone()));
+        self.config.send_replace(Arc::new(governed));
         let at = Timestamp::now();
         self.counters.succeeded(at);
         let mut running = self.lock();
-        *running =
-            Running { loaded, wanted, since: (at, cause), changed: applied.changed.clone(), error: None };
+        *running = Running {
+            loaded,
+            shed,
+            wanted,
+            since: (at, cause),
+            changed: applied.changed.clone(),
+            error: None,
+        };
         Ok(applied)
     }
 

@@ -5,6 +5,7 @@
 
 mod endpoint;
 pub mod flows;
+mod governor;
 pub mod http;
 mod messages;
 pub mod names;

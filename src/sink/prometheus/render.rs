@@ -8,8 +8,10 @@ use prometheus::proto::{
     Summary as ProtoSummary,
 };
 use prometheus::{Encoder, TextEncoder};
+use tokio::sync::watch;
 
 use super::flows::{FlowMetrics, Observations};
+use super::governor;
 use super::messages::Scaled;
 use super::names::{Service, There};
 use super::process::Process;
@@ -21,7 +23,8 @@ use crate::detect::kind::Kind;
 use crate::enrich::Directory;
 use crate::enrich::kubernetes::Link;
 use crate::flow::record::Direction;
-use crate::kernel::stats::{DropCount, KernelStats, Outcome};
+use crate::governor::GovernorStatus;
+use crate::kernel::stats::{DropCount, KernelStats, Outcome, RunTime};
 use crate::reload::outcome::Counters;
 
 /// Reads the kernel side's counters.
@@ -36,9 +39,10 @@ pub struct Exporter {
     messages: Mutex<Scaled>,
     kernel: ReadKernel,
     process: Mutex<Process>,
-    last_ebpf: Mutex<Option<(std::time::Instant, f64)>>,
+    last_ebpf: Mutex<Option<(std::time::Instant, RunTime)>>,
     reloads: Arc<Counters>,
     kubernetes: Option<Arc<Link>>,
+    governor: Option<watch::Receiver<GovernorStatus>>,
 }
 
 pub(super) struct Page(Vec<MetricFamily>);
@@ -162,12 +166,18 @@ impl Exporter {
             last_ebpf: Mutex::new(None),
             reloads: Arc::default(),
             kubernetes: None,
+            governor: None,
         }
     }
 
     /// Tells how the link to a cluster fares, too.
     pub fn with_kubernetes(self, kubernetes: Option<Arc<Link>>) -> Self {
         Self { kubernetes, ..self }
+    }
+
+    /// Tells what the agent sheds, too.
+    pub fn with_governor(self, governor: watch::Receiver<GovernorStatus>) -> Self {
+        Self { governor: Some(governor), ..self }
     }
 
     /// How taking over configurations goes: counted by whoever does it.
@@ -199,6 +209,9 @@ impl Exporter {
         }
         if let Some(link) = &self.kubernetes {
             watches::families(&mut page, link);
+        }
+        if let Some(governor) = &self.governor {
+            governor::families(&mut page, &governor.borrow());
         }
         self.security_families(&mut page);
         self.own_families(&mut page);
@@ -436,19 +449,19 @@ impl Exporter {
                 level(&[("kind", "maps")], table.map_bytes as f64),
             ],
         );
-        let mut cpu = vec![level(&[("kind", "agent")], usage.cpu_percent)];
-        if let Some(seconds) = stats.ebpf_cpu_seconds {
-            let now = std::time::Instant::now();
-            let last = self.last_ebpf.lock().unwrap_or_else(PoisonError::into_inner).replace((now, seconds));
-            let percent = last.map_or(0.0, |(then, before)| {
-                100.0 * (seconds - before) / now.duration_since(then).as_secs_f64().max(1e-3)
-            });
-            cpu.push(level(&[("kind", "ebpf")], percent));
-        }
+        let now = std::time::Instant::now();
+        let last =
+            self.last_ebpf.lock().unwrap_or_else(PoisonError::into_inner).replace((now, stats.run_time));
+        let ebpf_percent = last.map_or(0.0, |(then, before)| {
+            stats.run_time.since(&before) as f64 / 1e7 / now.duration_since(then).as_secs_f64().max(1e-3)
+        });
         page.gauge(
             "netmon_cpu_usage_percentage",
-            "CPU since the last scrape, 100 = one core; ebpf only while kernel.bpf_stats_enabled is on.",
-            cpu,
+            "CPU since the last scrape, 100 = one core; ebpf by one packet in 256, or as the kernel counts while kernel.bpf_stats_enabled is on.",
+            vec![
+                level(&[("kind", "agent")], usage.cpu_percent),
+                level(&[("kind", "ebpf")], ebpf_percent),
+            ],
         );
         page.gauge("netmon_tasks_count", "Threads of the agent.", vec![level(&[], usage.threads as f64)]);
     }
