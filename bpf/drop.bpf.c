@@ -257,7 +257,7 @@ int nm_drop(u64 *arguments)
 	u64 packets;
 
 	/* Unix and netlink sockets throw buffers away as well: those are no packets. */
-	if (!protocol_be)
+	if (!protocol_be || !(nm_control.features & NM_FEATURE_DROPS))
 		return 0;
 	if (nm_is(key.reason, SKB_NOT_DROPPED_YET) || nm_is(key.reason, SKB_CONSUMED))
 		return 0;

@@ -19,9 +19,7 @@ use crate::api::{self, Source, Which};
 use crate::clock::{self, WallClock};
 use crate::collector::{Collector, Handle, Part};
 use crate::config::cli::Mode;
-use crate::config::{
-    self, Config, Conntrack, Inputs, Loaded, Precision, Switch, TimestampSource, TransportChoice, WatchScope,
-};
+use crate::config::{self, Config, Inputs, Loaded, Switch, WatchScope};
 use crate::debug;
 use crate::detect::Detector;
 use crate::detect::alert::AlertRecord;
@@ -36,8 +34,9 @@ use crate::interfaces::{Event, Follower, Selection};
 use crate::kernel::attach::Method;
 use crate::kernel::messages::Messages;
 use crate::kernel::names::Named;
-use crate::kernel::object::{By, Features, LookInto, MessageFeatures, Object, Options, Transport};
+use crate::kernel::object::{Object, Transport};
 use crate::kernel::stats::DropStats;
+use crate::reload::features;
 use crate::reload::parts::{self, Parts};
 use crate::reload::{self, Reloader};
 use crate::sink::feed::{self, Feed};
@@ -104,7 +103,8 @@ pub async fn run(start: Start, stop: impl Future<Output = ()>) -> Result<()> {
     let socket = api::server::listen(Path::new(&config.api.socket), &config.api.group).await?;
 
     // On this thread, which alone has all privileges yet.
-    let mut object = Object::load(&options(&config))?;
+    let to_load = features::options(&config);
+    let mut object = Object::load(&to_load)?;
     let (names, named) = if config.features.process_attribution.enabled {
         name_sockets(&mut object).context("start looking for names")?
     } else {
@@ -172,6 +172,7 @@ pub async fn run(start: Start, stop: impl Future<Output = ()>) -> Result<()> {
         kubernetes,
         started_ns,
         in_cluster,
+        loaded: to_load,
     };
     let reloader = Arc::new(Reloader::new(inputs, loaded, told, counters, current));
 
@@ -261,52 +262,6 @@ fn cluster_settings(config: &Config) -> cluster::Settings {
     let (node, _) = link::node_name(&config.kubernetes.node_name);
     let whole = config.kubernetes.scope == WatchScope::Cluster;
     cluster::Settings { node: Some(node.into()), whole, clock: WallClock::now }
-}
-
-/// What is loaded with a configuration.
-pub fn options(config: &Config) -> Options {
-    Options {
-        transport: match config.capture.transport {
-            TransportChoice::Auto => None,
-            TransportChoice::Ringbuf => Some(Transport::Ringbuf),
-            TransportChoice::Perf => Some(Transport::Perf),
-        },
-        event_buffer_events: config.resources.maps.event_buffer_size,
-        features: features(config),
-        bench: false,
-        drops: config.features.drop_monitoring.enabled,
-    }
-}
-
-fn features(config: &Config) -> Features {
-    let latency = &config.features.latency_tracking;
-    let detection = &config.features.protocol_detection;
-    let looks_for = |name: &str| detection.enabled && detection.protocols.iter().any(|known| known == name);
-    let servers = u32::try_from(config.export.prometheus.top_destinations).unwrap_or(u32::MAX);
-    Features {
-        messages: MessageFeatures {
-            dns: looks_for("dns"),
-            dns_names: detection.dns_names,
-            tls_names: looks_for("tls") && detection.tls_names,
-            http_servers: looks_for("http").then_some(servers),
-        },
-        timing: latency.enabled,
-        bounds_us: latency.histogram_buckets.iter().map(|ms| (ms * 1e3).round() as u32).collect(),
-        hardware: config.capture.timestamp_source == TimestampSource::Hardware,
-        precise: latency.precision == Precision::High,
-        protocols: config.features.protocol_detection.apps(),
-        who: config.features.process_attribution.enabled,
-        nat: config.features.nat.enabled,
-        conntrack: match config.features.nat.conntrack {
-            Conntrack::Auto => None,
-            Conntrack::Programs => Some(By::Programs),
-            Conntrack::Netlink => Some(By::Netlink),
-        },
-        tunnels: (!config.capture.decapsulate.is_empty()).then(|| LookInto {
-            kinds: config.capture.decapsulate.clone(),
-            flows: u32::try_from(config.max_flows()).unwrap_or(u32::MAX),
-        }),
-    }
 }
 
 /// Tells the collector which interfaces come and go.

@@ -3,9 +3,12 @@
 
 mod common;
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use common::agent::Agent;
 use common::net::{Background, Net};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Far more than an agent without traffic uses, in a debug build, too.
 const AMPLE: &str = "resources.cpu_limit=64";
@@ -75,14 +78,25 @@ fn too_little_cpu_sheds_in_order_and_a_higher_limit_takes_all_up_again() {
 
     set(&agent, TINY);
     agent.wait("flows to be sampled", 60, |agent| sampling_rate(agent) <= 0.25);
-    let order = ["interval", "security_monitoring", "sampling"];
+    let order = [
+        "interval",
+        "latency_tracking",
+        "protocol_detection",
+        "process_attribution",
+        "security_monitoring",
+        "sampling",
+    ];
     assert_eq!(shed(&agent), order);
     // It grew in that order, one at a time.
     let told = steps(&agent, "more is shed");
     assert!(told[0].contains("report every 400ms instead of 200ms"), "{told:#?}");
     assert!(told[1].contains("report every 800ms instead of 200ms") && !told[1].contains("off"), "{told:#?}");
-    assert!(told[2].contains("security_monitoring is off") && !told[2].contains("kept"), "{told:#?}");
-    assert!(told[3].contains("0.5 of all flows are kept instead of 1; counts are scaled"), "{told:#?}");
+    for (step, feature) in order[1..5].iter().enumerate() {
+        let (before, after) = (&told[step + 1], &told[step + 2]);
+        let off = format!("features.{feature} is off");
+        assert!(!before.contains(&off) && after.contains(&off) && !after.contains("kept"), "{told:#?}");
+    }
+    assert!(told[6].contains("0.5 of all flows are kept instead of 1; counts are scaled"), "{told:#?}");
 
     let metrics = agent.metrics();
     for measure in order {
@@ -92,18 +106,18 @@ fn too_little_cpu_sheds_in_order_and_a_higher_limit_takes_all_up_again() {
             "{measure}"
         );
     }
-    assert!(metrics.sum("netmon_governor_steps_total", &["action=\"shed\"", "resource=\"cpu\""]) >= 5.0);
+    assert!(metrics.sum("netmon_governor_steps_total", &["action=\"shed\"", "resource=\"cpu\""]) >= 8.0);
     assert!(metrics.sum("netmon_sampling_rate", &[]) <= 0.25, "scaled counts are marked");
     assert!(agent.cli(&["status"])["notes"].to_string().contains("the agent does less"));
     let (_, status, _) = agent.cli_text(&["status"]);
-    assert!(status.contains("SHED: interval, security_monitoring, sampling"), "{status}");
+    assert!(status.contains("SHED: interval, latency_tracking"), "{status}");
     let (_, doctor, _) = agent.cli_text(&["doctor"]);
     assert!(doctor.contains("does less") && doctor.contains("larger resources.cpu_limit"), "{doctor}");
     // What is configured is as it was.
     assert_eq!(agent.cli_text(&["config", "get", "capture.sampling_rate"]).1.trim(), "1.0");
 
     set(&agent, AMPLE);
-    agent.wait("all to be taken up again", 90, |agent| shed(agent).is_empty());
+    agent.wait("all to be taken up again", 120, |agent| shed(agent).is_empty());
     assert_eq!(sampling_rate(&agent), 1.0);
     let told = steps(&agent, "less is shed");
     assert_eq!(told.last().unwrap(), "nothing", "{told:#?}");
@@ -113,7 +127,7 @@ fn too_little_cpu_sheds_in_order_and_a_higher_limit_takes_all_up_again() {
     );
     let metrics = agent.metrics();
     assert_eq!(metrics.sum("netmon_governor_shed", &[]), 0.0);
-    assert!(metrics.sum("netmon_governor_steps_total", &["action=\"recovered\""]) >= 5.0);
+    assert!(metrics.sum("netmon_governor_steps_total", &["action=\"recovered\""]) >= 8.0);
 
     drop(sending);
     let mut last = Value::Null;
@@ -182,4 +196,85 @@ fn duplicates(books: &Value) -> u64 {
         .iter()
         .map(|name| books["outcomes"][name].as_u64().unwrap())
         .sum()
+}
+
+/// A control group with a limit of memory; of whatever version this host has. Removed when it goes out of scope.
+struct MemoryGroup {
+    folder: PathBuf,
+    /// Makes it visible in a namespace, where /sys is another one.
+    mount: String,
+}
+
+impl MemoryGroup {
+    fn new(name: &str, bytes: u64) -> Self {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let root = |kind: &str, option: &str| {
+            mounts.lines().find_map(|line| {
+                let (front, back) = line.split_once(" - ")?;
+                let ours = back.starts_with(kind) && back.split([' ', ',']).any(|word| word == option);
+                front.split(' ').nth(4).filter(|_| ours).map(PathBuf::from)
+            })
+        };
+        let (root, file, mount) = match root("cgroup ", "memory") {
+            Some(root) => (root, "memory.limit_in_bytes", "-t cgroup -o memory"),
+            None => {
+                let root = root("cgroup2 ", "cgroup2").expect("these tests need a memory controller");
+                std::fs::write(root.join("cgroup.subtree_control"), "+memory").expect("hand memory on");
+                (root, "memory.max", "-t cgroup2")
+            }
+        };
+        let folder = root.join(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join(file), bytes.to_string()).unwrap();
+        Self { folder, mount: format!("mount {mount} none /sys/fs/cgroup") }
+    }
+
+    /// For the agent's shell: join it.
+    fn join(&self) -> String {
+        let name = self.folder.file_name().unwrap().display();
+        format!("{} && echo $$ > /sys/fs/cgroup/{name}/cgroup.procs", self.mount)
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        // A process that was killed takes a moment to leave.
+        for _ in 0..100 {
+            if std::fs::remove_dir(&self.folder).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn a_control_group_that_is_too_small_for_all_flows_kills_nobody() {
+    let net = pair();
+    let group = MemoryGroup::new(&format!("netmon-test-{}", std::process::id()), 100 << 20);
+    let agent = Agent::start_after(&net, "a", "flow: { active_interval: 200ms }", &group.join());
+    let capacity = |agent: &Agent<'_>| agent.metrics().sum("netmon_flow_table_capacity", &[]);
+    agent.wait("fewer flows", 10, |agent| capacity(agent) < 200_000.0);
+    let now = governor(&agent);
+    assert_eq!((&now["limited_by_group"], &now["memory_limit_bytes"]), (&json!(true), &json!(80 << 20)));
+    assert_eq!(shed(&agent), ["flows"]);
+    // Three times what there is room for.
+    net.exec(
+        "a",
+        "python3 -c \"import socket\n\
+         for i in range(600):\n\
+         \x20   s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+         \x20   for port in range(20000, 20500): s.sendto(b'x', ('10.1.0.3', port))\n\
+         \x20   s.close()\"",
+    );
+    agent.assert_law();
+    let books = agent.books();
+    let [counted, overflow] = ["counted", "overflow"].map(|name| books["outcomes"][name].as_u64().unwrap());
+    assert!(counted > 40_000 && overflow > 50_000 && counted + overflow >= 300_000, "{books:#}");
+    let now = governor(&agent);
+    let used = now["agent_bytes"].as_u64().unwrap() + now["maps_bytes"].as_u64().unwrap();
+    assert!(used <= 80 << 20 && now["exhausted"].as_array().unwrap().is_empty(), "{now:#}");
+    let log = agent.stop();
+    assert!(!log.contains("cannot resize"), "the kernel refused no table:\n{log}");
+    drop(group);
 }

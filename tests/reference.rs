@@ -28,7 +28,7 @@ fn the_configuration_reference_is_what_the_schema_says() {
     let mut text = String::from(
         "# Configuration\n\nWritten from `schema.rs` by `tests/reference.rs`. Every key has an environment variable: `NETMON_` and the path \
          with `_` between its parts;\nthose that have a shorter one besides are marked. [configs/netmon.yaml](../../configs/netmon.yaml) is the \
-         same as a file, with what each costs.\n\n| key | default | accepted | taken over | meaning |\n| --- | --- | --- | --- | --- |\n",
+         same as a file, with what each costs. Features that were off at the start are not loaded: to switch them on takes a restart.\n\n| key | default | accepted | taken over | meaning |\n| --- | --- | --- | --- | --- |\n",
     );
     for key in KEYS {
         let aliases = ALIASES.iter().filter(|(_, path)| *path == key.path).map(|(alias, _)| *alias);

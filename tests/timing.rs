@@ -369,3 +369,33 @@ fn a_hardware_stamp_is_compared_with_its_like_only() {
     assert_eq!(samples(5_000_000_000, 0), (0, 0, [0, 0, 1]), "they can't be compared");
     assert_eq!(samples(0, 5_000_000_000).0, 1, "what began by the kernel's clock ends by it");
 }
+
+#[test]
+fn what_passes_while_it_is_off_is_no_round_trip_and_nothing_sent_again() {
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+    let mut wire = Wire::new(true);
+    let on = wire.object.features().clone();
+    let off = Features { timing: false, protocols: Vec::new(), ..on.clone() };
+    wire.shake_hands(1000, 5000);
+    let before = wire.measured().sides.map(|side| side.rtt.samples);
+    wire.see(segment(0, 1001, 5001, 100));
+    wire.object.switch(&off, false);
+    // What was waited for, and more: half of all sequence numbers.
+    wire.see(segment(1, 5001, 1101, 200));
+    wire.see(segment(0, 1101, 5201, 100));
+    assert_eq!(wire.measured().sides.map(|side| side.rtt.samples), before, "nothing is measured");
+    std::thread::sleep(PAUSE);
+    wire.object.switch(&on, false);
+    let far = 1201 + (1 << 31);
+    wire.see(segment(0, far, 5201, 100));
+    wire.see(segment(1, 5201, far + 100, 200));
+    wire.see(segment(0, far + 100, 5401, 100));
+    let measured = wire.measured();
+    assert_eq!(wire.losses(), [(0, 0), (0, 0)], "{measured:?}");
+    let pause_us = PAUSE.as_micros() as u32;
+    for (side, before) in measured.sides.iter().zip(before) {
+        assert!(side.rtt.samples > before && side.rtt.max_us < pause_us, "{measured:?}");
+    }
+    assert!(measured.first_byte_us.unwrap() < pause_us, "{measured:?}");
+    wire.assert_conserved();
+}

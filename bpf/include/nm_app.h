@@ -74,9 +74,9 @@ static __always_inline u32 nm_learn(struct __sk_buff *skb, struct nm_look *look,
 /* What is not asked for is not told. */
 static __always_inline u32 nm_asked_for(u32 app)
 {
-	if (app == NM_APP_GRPC && !(nm_apps & 1U << NM_APP_GRPC))
+	if (app == NM_APP_GRPC && !(nm_control.apps & 1U << NM_APP_GRPC))
 		app = NM_APP_HTTP2;
-	return nm_apps & 1U << (app & 31) ? app : NM_APP_NONE;
+	return nm_control.apps & 1U << (app & 31) ? app : NM_APP_NONE;
 }
 
 /*
@@ -117,7 +117,7 @@ NM_GLOBAL int nm_recognise(struct __sk_buff *skb, u32 side)
 	found = nm_learn(skb, look, known & NM_APP_UNSURE ? NM_APP_NONE : known,
 			 scratch->packet.protocol == IPPROTO_TCP);
 	if (found & NM_APP_UNSURE) {
-		timing->app = nm_apps & 1U << (found & NM_APP_NUMBER) ? found | by : NM_APP_NONE;
+		timing->app = nm_control.apps & 1U << (found & NM_APP_NUMBER) ? found | by : NM_APP_NONE;
 		timing->app_detail = look->detail;
 		return false;
 	}
@@ -137,7 +137,7 @@ NM_GLOBAL int nm_recognise(struct __sk_buff *skb, u32 side)
 		timing->app_tries[1] = NM_TRIES_HTTP2;
 		return true;
 	}
-	if (nm_features & NM_FEATURE_TLS_NAMES && found == NM_APP_TLS && look->opener && look->begins)
+	if (nm_on() & NM_FEATURE_TLS_NAMES && found == NM_APP_TLS && look->opener && look->begins)
 		nm_tls_keep_names(skb, wide->narrow.tags[slot] & ~NM_DEAD);
 	/* What is known already keeps what its messages have told. */
 	if (found == NM_APP_TLS || timing->app != found)

@@ -53,7 +53,7 @@ static __always_inline void nm_shake_hands(struct nm_bucket *bucket, u32 slot, c
 	bool answer = side != cold->opener;
 	u64 us;
 
-	if (answer ? !(nm_features & NM_FEATURE_TIMING) || !(p->tcp_flags & NM_TCP_SYN)
+	if (answer ? !(nm_on() & NM_FEATURE_TIMING) || !(p->tcp_flags & NM_TCP_SYN)
 		   : !(hot->tcp_flags[!side] & NM_TCP_SYN))
 		return;
 	us = (bpf_ktime_get_ns() - cold->start_ns) / 1000;
@@ -61,7 +61,7 @@ static __always_inline void nm_shake_hands(struct nm_bucket *bucket, u32 slot, c
 	if (!answer) {
 		hot->marks &= ~NM_MARK_HANDSHAKE;
 		cold->handshake_us = us;
-	} else if (nm_features & NM_FEATURE_TIMING && !((struct nm_wide *)bucket)->timing[slot].answer_us) {
+	} else if (nm_on() & NM_FEATURE_TIMING && !((struct nm_wide *)bucket)->timing[slot].answer_us) {
 		((struct nm_wide *)bucket)->timing[slot].answer_us = us;
 	}
 }

@@ -18,8 +18,8 @@ static __always_inline void nm_expect_messages(struct nm_wide *wide, u32 slot, c
 	u8 app = wide->timing[slot].app;
 	u16 port_be = p->destination_port_be;
 
-	if (app == NM_APP_DNS ? nm_features & NM_FEATURE_DNS && port_be != bpf_htons(5353) && port_be != bpf_htons(5355)
-			      : app == NM_APP_HTTP && nm_features & NM_FEATURE_HTTP)
+	if (app == NM_APP_DNS ? nm_on() & NM_FEATURE_DNS && port_be != bpf_htons(5353) && port_be != bpf_htons(5355)
+			      : app == NM_APP_HTTP && nm_on() & NM_FEATURE_HTTP)
 		wide->narrow.hot[slot].marks |= NM_MARK_MESSAGES;
 }
 
@@ -29,7 +29,7 @@ NM_GLOBAL int nm_first_payload(struct __sk_buff *skb, u32 side)
 	struct nm_scratch *scratch = nm_in_hand();
 	struct nm_timing *timing;
 	struct nm_wide *wide;
-	u32 slot, now_us;
+	u32 slot, now_us, on = nm_on();
 	bool timed;
 	u8 opener, known;
 
@@ -42,7 +42,7 @@ NM_GLOBAL int nm_first_payload(struct __sk_buff *skb, u32 side)
 	side &= 1;
 	timing = &wide->timing[slot];
 	opener = wide->narrow.cold[slot].opener & 1;
-	if (nm_features & NM_FEATURE_TIMING && !timing->first_byte_us) {
+	if (on & NM_FEATURE_TIMING && !timing->first_byte_us) {
 		now_us = nm_now_us();
 		if (side == opener) {
 			if (!timing->request_us)
@@ -54,12 +54,12 @@ NM_GLOBAL int nm_first_payload(struct __sk_buff *skb, u32 side)
 				timing->request_us = 0;
 		}
 	}
-	timed = side == opener || !(nm_features & NM_FEATURE_TIMING) || timing->first_byte_us;
-	if (nm_features & NM_FEATURE_PROTOCOL) {
+	timed = side == opener || !(on & NM_FEATURE_TIMING) || timing->first_byte_us;
+	if (on & NM_FEATURE_PROTOCOL) {
 		known = timing->app;
 		timed &= !!nm_recognise(skb, side);
 		/* Not again: it may have gone over to another protocol. */
-		if (nm_features & NM_FEATURE_MESSAGES && timing->app != known)
+		if (on & NM_FEATURE_MESSAGES && timing->app != known)
 			nm_expect_messages(wide, slot, &scratch->packet);
 	}
 	if (timed)
@@ -81,6 +81,25 @@ static __always_inline void nm_advance(struct nm_side *me, const struct nm_packe
 }
 
 /*
+ * A packet passes while nm_follow() is off: what was known of its sender's segments does not hold any more when it is on again, and what
+ * waits for an answer may have had it by then. Where messages are looked at, they see to order and request themselves.
+ */
+static __always_inline void nm_lose_track(struct nm_wide *wide, u32 slot, u32 side, bool asks)
+{
+	struct nm_side *me = &wide->track[slot].side[side], *you = &wide->track[slot].side[!side];
+	u8 lost = asks ? NM_SIDE_FOLLOWED & ~NM_SIDE_SEEN : NM_SIDE_FOLLOWED;
+
+	if (you->marks & NM_SIDE_PROBE)
+		you->marks &= ~NM_SIDE_PROBE;
+	if (me->marks & lost) {
+		me->marks &= ~lost;
+		me->hole_ticks = 0;
+		if (!asks)
+			wide->timing[slot].request_us = 0;
+	}
+}
+
+/*
  * What features know of each packet that is counted. `before`: packets of this side until then. Messages of one that is not
  * (nm_passes) are those of the flow that counts it, but for DNS: the query waits here.
  */
@@ -89,27 +108,39 @@ static __always_inline void nm_know(struct __sk_buff *skb, struct nm_bucket *buc
 {
 	const struct nm_packet *p = &scratch->packet;
 	u32 slot = scratch->at.slot & (NM_SLOTS - 1);
-	struct nm_track *track = &((struct nm_wide *)bucket)->track[slot];
-	const u32 *who = ((struct nm_wide *)bucket)->detail[slot].who;
+	struct nm_wide *wide = (struct nm_wide *)bucket;
+	struct nm_track *track = &wide->track[slot];
+	const u32 *who = wide->detail[slot].who;
 	bool tcp = p->protocol == IPPROTO_TCP, old = false;
+	u32 on = nm_on();
 
 	side &= 1;
-	if (nm_features & NM_FEATURE_WHO && before < NM_WHO_PACKETS && (!who[side] || (!tcp && !who[!side])))
+	if (on & NM_FEATURE_WHO && before < NM_WHO_PACKETS && (!who[side] || (!tcp && !who[!side])))
 		nm_ask_who(skb, side, bucket->hot[slot].owner[side]);
-	if (nm_features & NM_FEATURE_MESSAGES && tcp)
+	if (on & NM_FEATURE_MESSAGES && tcp)
 		old = nm_is_old(&track->side[side], p);
-	if (nm_features & NM_FEATURE_TIMING) {
+	if (on & NM_FEATURE_TIMING) {
 		if (tcp)
 			nm_follow(skb, bucket, scratch, side, now_ticks);
 		else if (p->is_request || p->is_reply)
 			nm_echo(skb, side);
+	} else if (nm_features & NM_FEATURE_TIMING) {
+		if (tcp)
+			nm_lose_track(wide, slot, side,
+				      on & NM_FEATURE_MESSAGES && bucket->hot[slot].marks & NM_MARK_MESSAGES);
+		else if (before < NM_FIRST_DATAGRAMS && wide->timing[slot].request_us)
+			wide->timing[slot].request_us = 0;
 	}
-	if (nm_features & (NM_FEATURE_TIMING | NM_FEATURE_PROTOCOL) && p->payload_bytes &&
+	if (on & (NM_FEATURE_TIMING | NM_FEATURE_PROTOCOL) && p->payload_bytes &&
 	    (tcp ? !(track->side[side].marks & NM_SIDE_KNOWN) : before < NM_FIRST_DATAGRAMS))
 		nm_first_payload(skb, side);
-	if (nm_features & NM_FEATURE_MESSAGES && bucket->hot[slot].marks & NM_MARK_MESSAGES && p->payload_bytes &&
-	    !old && !(p->tcp_flags & NM_TCP_RST) && (counts || !tcp)) {
-		if (tcp && !(nm_features & NM_FEATURE_TIMING))
+	if (!(nm_features & NM_FEATURE_MESSAGES) || !(bucket->hot[slot].marks & NM_MARK_MESSAGES) || !p->payload_bytes)
+		return;
+	if (!(on & NM_FEATURE_MESSAGES)) {
+		/* The answer may pass unseen. */
+		wide->timing[slot].request_us = 0;
+	} else if (!old && !(p->tcp_flags & NM_TCP_RST) && (counts || !tcp)) {
+		if (tcp && !(on & NM_FEATURE_TIMING))
 			nm_advance(&track->side[side], p);
 		nm_message(skb, side);
 	}

@@ -34,8 +34,6 @@ struct {
 	__type(value, struct nm_look);
 } nm_look SEC(".maps") __weak;
 
-const volatile u32 nm_apps __weak; /* 1 << enum nm_app of what may be told */
-
 static __always_inline struct nm_look *nm_looked_at(void)
 {
 	u32 zero = 0;

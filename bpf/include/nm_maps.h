@@ -278,6 +278,12 @@ const volatile u32 nm_bounds_us[NM_LANES - 1] __weak;	       /* upper bounds of 
 
 struct nm_control nm_control __weak;
 
+/* Features that are on. What was off at the start is not in the loaded program; the rest is switched while it runs. */
+static __always_inline u32 nm_on(void)
+{
+	return nm_features & nm_control.features;
+}
+
 /* Types that no map definition names, so that the object's BTF and the skeleton have them. */
 struct nm_anchors {
 	struct nm_wide wide;

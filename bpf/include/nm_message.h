@@ -140,7 +140,7 @@ static __always_inline bool nm_dns_query(struct __sk_buff *skb, struct nm_wide *
 	wide->timing[slot].app_detail = (wide->timing[slot].app_detail & 0xf0) | asked.class;
 	if (wide->narrow.cold[slot].protocol == IPPROTO_UDP)
 		__sync_fetch_and_add(&nm_dns_of(wide, slot)->queries, 1);
-	if (nm_features & NM_FEATURE_DNS_NAMES)
+	if (nm_on() & NM_FEATURE_DNS_NAMES)
 		nm_dns_keep_name(skb, wide->narrow.tags[slot] & ~NM_DEAD, offset + NM_DNS_HEADER, asked.name_bytes);
 	return true;
 }
@@ -386,9 +386,9 @@ NM_GLOBAL int nm_message(struct __sk_buff *skb, u32 side)
 	if (!wide)
 		return 0;
 	app = wide->timing[scratch->at.slot & (NM_SLOTS - 1)].app;
-	if (app == NM_APP_DNS)
+	if (app == NM_APP_DNS && nm_on() & NM_FEATURE_DNS)
 		nm_dns_payload(skb, side);
-	else if (app == NM_APP_HTTP)
+	else if (app == NM_APP_HTTP && nm_on() & NM_FEATURE_HTTP)
 		nm_http_payload(skb, side);
 	return 0;
 }

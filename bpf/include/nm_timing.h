@@ -299,7 +299,7 @@ static __always_inline void nm_follow(struct __sk_buff *skb, struct nm_bucket *b
 		} else {
 			me->next_seq = end;
 			if (!(me->marks & NM_SIDE_PROBE) && length > (p->tcp_flags & NM_TCP_FIN) &&
-			    (nm_features & NM_FEATURE_PRECISE || !me->sampled_ticks ||
+			    (nm_on() & NM_FEATURE_PRECISE || !me->sampled_ticks ||
 			     (u16)(now_ticks - me->sampled_ticks) >= NM_SAMPLE_TICKS))
 				nm_probe(skb, side, end, now_ticks);
 		}

@@ -22,7 +22,8 @@ typedef __s32 s32;
 #define NM_DEAD	      (1ULL << 63) /* tag bit: no packet may find this slot any more */
 #define NM_TICK_SHIFT 20
 #define NM_NEAR	      256 /* interfaces that are found without hashing */
-#define NM_TIMED_EVERY 256
+
+#define NM_TIMED_EVERY 256 /* runs of the programs on a CPU, of which one is timed */
 
 enum nm_hook { NM_INGRESS, NM_EGRESS, NM_HOOKS };
 
@@ -70,7 +71,7 @@ enum nm_kind {
 	NM_KIND_TUNNEL_UNMARKED,  /* flow: no room to note the tunnel that it was seen in */
 	NM_KIND_NAME_LOST,	  /* socket: no room or memory for its name */
 	NM_KIND_ASKED_LOST,	  /* name that a flow asked for: the same */
-	NM_KIND_RUN_NS,		  /* no packets but nanoseconds: what the programs took, from one run in NM_TIMED_EVERY */
+	NM_KIND_RUN_NS, /* no packets but nanoseconds: what the programs took, from one run in NM_TIMED_EVERY */
 	NM_KINDS,
 };
 
@@ -193,6 +194,8 @@ struct nm_side {
 #define NM_SIDE_STAMPED	 0x08 /* the segment of that sample has a timestamp */
 #define NM_SIDE_HARDWARE 0x20 /* probe_us is the network card's time */
 #define NM_SIDE_KNOWN	 0x10 /* its first payloads have told what they can */
+/* What holds as long as each segment is seen. */
+#define NM_SIDE_FOLLOWED (NM_SIDE_SEEN | NM_SIDE_ACKED | NM_SIDE_PROBE | NM_SIDE_STAMPED | NM_SIDE_HARDWARE)
 
 struct nm_track {
 	struct nm_side side[2];
@@ -262,6 +265,7 @@ _Static_assert(sizeof(struct nm_detail) == 64, "one cache line");
 #define NM_FEATURE_PROTOCOL  0x04  /* protocol_detection */
 #define NM_FEATURE_WHO	     0x08  /* process_attribution */
 #define NM_FEATURE_HARDWARE  0x10  /* capture.timestamp_source: hardware */
+#define NM_FEATURE_DROPS     0x20  /* drop_monitoring; in nm_control alone */
 #define NM_FEATURE_DNS	     0x100 /* protocol_detection of dns: queries and responses */
 #define NM_FEATURE_DNS_NAMES 0x200 /* protocol_detection.dns_names: the last name that was asked for */
 #define NM_FEATURE_HTTP	     0x400 /* protocol_detection of http: responses and their time */
@@ -323,15 +327,16 @@ struct nm_control {
 	u32 move_failed; /* flows that found no room in `current` */
 	u32 wake_bytes;	 /* wake the reader when so much waits in the ring; 0 = at the first event: it sleeps long */
 	u32 bench_flows; /* benches only: so many source addresses, 0 = a new one each time */
-	u32 bench_next;
 	u32 ask_in;  /* whether conntrack is asked for packets that come in: as long as there may be translated flows */
 	u32 tracing; /* each packet is shown to nm_trace, which tells of those that it is asked for */
-	u32 pad0;
+	u32 features; /* NM_FEATURE_ that are on now, of those that are loaded */
+	u32 apps;     /* 1 << enum nm_app of what may be told */
 	/* second cache line: written by programs */
 	u32 opened; /* slots claimed since the reader came, about; set to 0 by it */
 	u32 room;   /* wake the reader when more than so many were claimed; set by it */
 	u32 waking; /* set when the reader was woken, cleared by it */
-	u32 pad1[13];
+	u32 bench_next;
+	u32 pad1[12];
 };
 _Static_assert(sizeof(struct nm_control) == 128, "two cache lines");
 

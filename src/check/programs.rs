@@ -82,10 +82,10 @@ fn judge_part(part: Part, left_out: &[LeftOut]) -> Finding {
 mod tests {
     use super::super::Verdict::{Fail, Warn};
     use super::*;
-    use crate::agent::options;
     use crate::config::Config;
     use crate::kernel::load::LoadError;
     use crate::kernel::trial::Taken;
+    use crate::reload::features::options;
 
     fn trial(taken: Taken) -> Trial {
         Trial { outcome: Ok(taken), words: String::new() }

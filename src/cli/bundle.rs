@@ -19,11 +19,11 @@ use super::arguments::Bundle;
 use super::client::{self, Client};
 use super::doctor;
 use super::redact::Redactor;
-use crate::agent;
 use crate::api::status::Status;
 use crate::config::{self, Config, Inputs};
 use crate::interfaces::Selection;
 use crate::kernel::{neighbours, trial};
+use crate::reload::features;
 
 /// Of a log, the last so many bytes.
 const LOG_BYTES: u64 = 4 << 20;
@@ -138,7 +138,7 @@ async fn gather(client: &Client, socket: &Path, file: Option<PathBuf>) -> Vec<Pa
     let findings = doctor::examine(client, socket, file.clone()).await;
     part("doctor.json", "what `netmon-cli doctor` finds", json(&findings));
     let system = tokio::task::spawn_blocking(move || {
-        let options = agent::options(&settings);
+        let options = features::options(&settings);
         (doctor::system(file), trial::load(&options))
     });
     match system.await {

@@ -11,7 +11,6 @@ use super::arguments::Output;
 use super::client::Client;
 use super::show;
 use super::tables;
-use crate::agent;
 use crate::api::status::Status;
 use crate::check::hooks::{self, Passed, Watched};
 use crate::check::host::Host;
@@ -20,6 +19,7 @@ use crate::config::{Attach, Config, Inputs};
 use crate::interfaces::{Event, Follower, Interface, Selection};
 use crate::kernel::neighbours::{self, Neighbour};
 use crate::kernel::trial;
+use crate::reload::features;
 
 /// For so long packets are counted by both accounts.
 const SAMPLE: Duration = Duration::from_secs(1);
@@ -67,7 +67,7 @@ pub fn system(file: Option<PathBuf>) -> Vec<Finding> {
     let (config, mut findings) = configuration(file);
     let host = Host::look(Path::new("/"));
     findings.splice(..0, host.judge_kernel());
-    let options = agent::options(&config);
+    let options = features::options(&config);
     findings.extend(programs::judge(&trial::load(&options), &options, neighbours::has_tcx()));
     findings.push(host.judge_mounts());
     findings
@@ -91,7 +91,7 @@ pub async fn examine(client: &Client, socket: &Path, file: Option<PathBuf>) -> V
         Err(error) => {
             findings.push(unanswered(&error, socket));
             findings.push(host.judge_mounts());
-            let options = agent::options(&config);
+            let options = features::options(&config);
             let tcx = neighbours::has_tcx();
             let tried =
                 tokio::task::spawn_blocking(move || programs::judge(&trial::load(&options), &options, tcx))

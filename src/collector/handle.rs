@@ -25,7 +25,7 @@ use crate::kernel::drops::FlowDropsView;
 use crate::kernel::events::{Events, Nudge};
 use crate::kernel::grace::Grace;
 use crate::kernel::load::LeftOut;
-use crate::kernel::object::{By, Object, Transport};
+use crate::kernel::object::{By, Features, Object, Transport};
 use crate::kernel::stats::{KernelStats, RunTime};
 
 /// Commands waiting for the collector at most; a sender waits when there are more.
@@ -46,6 +46,10 @@ pub struct Settings {
     pub sampling_rate: f64,
     /// Forced attach method.
     pub method: Option<Method>,
+    /// Features that are on, of those that are loaded.
+    pub features: Features,
+    /// Whether packets that the kernel drops are counted, if that is loaded.
+    pub drops: bool,
 }
 
 /// Everything that the collector knows about itself.

@@ -102,20 +102,25 @@ impl Feature {
     /// Its name in the configuration.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Latency => "latency_tracking",
+            Self::Protocols => "protocol_detection",
+            Self::Attribution => "process_attribution",
             Self::Security => "security_monitoring",
         }
     }
 
     fn switch(self, config: &mut Config) -> &mut bool {
+        let features = &mut config.features;
         match self {
-            Self::Security => &mut config.features.security_monitoring.enabled,
+            Self::Latency => &mut features.latency_tracking.enabled,
+            Self::Protocols => &mut features.protocol_detection.enabled,
+            Self::Attribution => &mut features.process_attribution.enabled,
+            Self::Security => &mut features.security_monitoring.enabled,
         }
     }
 
     fn is_on(self, config: &Config) -> bool {
-        match self {
-            Self::Security => config.features.security_monitoring.enabled,
-        }
+        *self.switch(&mut config.clone())
     }
 }
 

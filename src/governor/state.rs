@@ -32,6 +32,12 @@ pub enum Measure {
 /// Features that can be done without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
+    /// `features.latency_tracking`
+    Latency,
+    /// `features.protocol_detection`
+    Protocols,
+    /// `features.process_attribution`
+    Attribution,
     /// `features.security_monitoring`
     Security,
 }
@@ -40,6 +46,9 @@ pub enum Feature {
 pub const LADDER: &[Measure] = &[
     Measure::Interval(2),
     Measure::Interval(4),
+    Measure::Feature(Feature::Latency),
+    Measure::Feature(Feature::Protocols),
+    Measure::Feature(Feature::Attribution),
     Measure::Feature(Feature::Security),
     Measure::Sampling(2),
     Measure::Sampling(4),
@@ -245,7 +254,8 @@ mod tests {
             assert_eq!(state.shed().steps, step + 1);
         }
         assert_eq!((state.shed().interval(), state.shed().sampling()), (4, 64));
-        assert_eq!(state.shed().features().collect::<Vec<_>>(), [Feature::Security]);
+        let off: Vec<Feature> = state.shed().features().collect();
+        assert_eq!(off, [Feature::Latency, Feature::Protocols, Feature::Attribution, Feature::Security]);
         assert_eq!(feed(&mut state, cpu(1.1), OVER * 10), [Step::Exhausted(Resource::Cpu)], "told once");
         assert_eq!(state.exhausted(), [true, false]);
         for step in (0..LADDER.len()).rev() {
@@ -279,7 +289,7 @@ mod tests {
                     last = second;
                 }
             }
-            assert!(last < 100, "{load} cores: still at it after {last} readings");
+            assert!(last < 150, "{load} cores: still at it after {last} readings");
         }
     }
 

@@ -140,7 +140,8 @@ pub(super) struct Watch {
 impl Object {
     /// Why drops are not told, if they are not.
     pub fn drops_off(&self) -> Option<&str> {
-        self.without(Part::Drops)
+        let off = self.drops.is_some() && !self.drops_on;
+        self.without(Part::Drops).or(off.then_some(super::load::DROPS_OFF))
     }
 
     /// Packets dropped so far, by reason and interface.

@@ -65,6 +65,9 @@ pub struct LeftOut {
     pub why: String,
 }
 
+/// Why drops are not told where nobody asks for them.
+pub(super) const DROPS_OFF: &str = "features.drop_monitoring.enabled is false";
+
 /// What is left out, try by try, until the kernel takes it.
 const ATTEMPTS: [&[Part]; 7] = [
     &[],
@@ -107,11 +110,7 @@ impl Object {
     /// # Errors
     /// See [`LoadError`].
     pub fn load(options: &Options) -> Result<Self, LoadError> {
-        let drops = if options.drops {
-            drops::probe()
-        } else {
-            Err("features.drop_monitoring.enabled is false".into())
-        };
+        let drops = if options.drops { drops::probe() } else { Err(DROPS_OFF.into()) };
         let probed = if options.features.nat { Conntrack::probe() } else { Conntrack::default() };
         let missing = drops.as_ref().err().map(|why| LeftOut { part: Part::Drops, why: why.clone() });
         let transports: &[Transport] = match options.transport {
@@ -225,7 +224,10 @@ fn load_with(
         left_out.push(LeftOut { part: Part::Conntrack, why: why.into() });
     }
     let features = features.clone();
-    let object = Object { skel, transport, features, conntrack, drops: watch, left_out };
+    let drops_on = watch.is_some();
+    let mut object =
+        Object { skel, transport, features: features.clone(), conntrack, drops: watch, drops_on, left_out };
+    object.switch(&features, drops_on);
     object
         .install(GRACE_ENTRY, &inner)
         .map_err(|source| LoadError::Step { what: "install a table", source })?;
@@ -248,14 +250,13 @@ fn set_constants(
     for (key, bytes) in rodata.nm_hash_keys.iter_mut().zip(keys.as_chunks().0) {
         *key = u64::from_ne_bytes(*bytes);
     }
-    rodata.nm_features = features.bits();
+    rodata.nm_features = features.loaded_bits();
     rodata.nm_nat = match conntrack {
         None => nm_nat_by::NM_NAT_OFF.0,
         Some(By::Programs) => nm_nat_by::NM_NAT_READ.0,
         Some(By::Netlink) => nm_nat_by::NM_NAT_TOLD.0,
     };
     rodata.nm_ask_conntrack = u32::from(has_lookup);
-    rodata.nm_apps = features.protocols.iter().fold(0, |set, app| set | 1 << decode::app_number(*app));
     rodata.nm_bounds_us = [u32::MAX; LANES - 1];
     for (bound, us) in rodata.nm_bounds_us.iter_mut().zip(&features.bounds_us) {
         *bound = *us;

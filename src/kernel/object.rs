@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
+use super::decode;
 use super::drops::Watch;
 use super::load::{LeftOut, Part};
 use super::skeleton::NetmonSkel;
@@ -122,6 +123,16 @@ impl Features {
             | if self.protocols.is_empty() { 0 } else { self.messages.bits() }
     }
 
+    /// What is loaded: precision is a matter of switching alone.
+    pub(super) fn loaded_bits(&self) -> u32 {
+        self.bits() | u32::from(self.timing) << 1
+    }
+
+    /// Protocols that may be told.
+    fn apps(&self) -> u32 {
+        self.protocols.iter().fold(0, |set, app| set | 1 << decode::app_number(*app))
+    }
+
     /// What a slot must hold for it.
     pub fn layout(&self) -> Layout {
         if self.bits() == 0 { Layout::Narrow } else { Layout::Wide }
@@ -147,6 +158,8 @@ pub struct Object {
     pub(super) conntrack: Option<By>,
     /// Unless drops are left out.
     pub(super) drops: Option<Watch>,
+    /// Unless they are switched off.
+    pub(super) drops_on: bool,
     pub(super) left_out: Vec<LeftOut>,
 }
 
@@ -163,6 +176,14 @@ impl Object {
     /// What the programs look at.
     pub fn features(&self) -> &Features {
         &self.features
+    }
+
+    /// Switches features, from the next packet on: those that are loaded. What is not loaded stays off.
+    pub fn switch(&mut self, features: &Features, drops: bool) {
+        self.drops_on = drops;
+        let mut control = self.control();
+        control.set_apps(features.apps());
+        control.set_features(features.bits() | u32::from(drops) << 5);
     }
 
     /// What was asked for and is not done.
@@ -381,6 +402,8 @@ control_words! {
     previous, set_previous: "the table that is being emptied";
     wake_bytes, set_wake_bytes: "bytes in the ring at which the reader is woken; 0 = at the first event";
     sample_below, set_sample_below: "the sampling threshold; `u32::MAX` keeps every flow";
+    features, set_features: "features that are on, of those that are loaded";
+    apps, set_apps: "protocols that may be told";
     interval_ticks, set_interval_ticks: "the reporting interval";
     move_cursor, set_move_cursor: "the bucket that `nm_move` looks at next";
     move_failed, set_move_failed: "the number of flows that found no room when moved";

@@ -1,10 +1,11 @@
 //! Taking over a changed configuration while the agent runs: the whole of it or nothing.
 //!
 //! All layers are read anew and checked ([`Config::load_with`]). If they are valid, what a running agent can take over
-//! ([`schema::Key::live`]) goes to its [`parts`]; what it can't is named and waits for a restart. If they are not, or a part
+//! ([`schema::Key::live`], and what [`features`] are loaded) goes to its [`parts`]; what it can't is named and waits for a restart. If they are not, or a part
 //! refuses (a port that is taken), everything stays as it is; the log, `status` and a counter say so. Causes: the file has
 //! changed ([`watch`]), SIGHUP, `netmon-cli config reload`, `config set` and `debug trace`.
 
+pub mod features;
 pub mod outcome;
 pub mod parts;
 mod trace;
@@ -125,7 +126,9 @@ impl Reloader {
         let wanted = self.lock().wanted.with(pairs)?;
         let known: Vec<_> =
             pairs.iter().filter_map(|(path, value)| Some((schema::find(path)?, value))).collect();
-        if let Some((fixed, _)) = known.iter().find(|(key, _)| !key.live) {
+        let not_loaded = self.parts.not_loaded(&wanted.config);
+        let waits = |key: &schema::Key| !key.live || not_loaded.contains(&key.path);
+        if let Some((fixed, _)) = known.iter().find(|(key, _)| waits(key)) {
             return Err(Refused::NeedsRestart(fixed.path.into()));
         }
         let applied = self.take_over(Cause::Set, Ok(wanted)).await?;
@@ -183,7 +186,8 @@ impl Reloader {
             let running = self.lock();
             (running.loaded.clone(), running.shed)
         };
-        let fixed: Vec<&'static str> = KEYS.iter().filter(|key| !key.live).map(|key| key.path).collect();
+        let mut fixed: Vec<&'static str> = KEYS.iter().filter(|key| !key.live).map(|key| key.path).collect();
+        fixed.extend(self.parts.not_loaded(&wanted.config));
         let loaded = wanted.keeping(&fixed, &before)?;
         let governed = shed.apply(&loaded.config);
         self.parts.apply(&shed.apply(&before.config), &governed).await.map_err(Refused::Part)?;

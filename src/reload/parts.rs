@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use tokio::sync::watch;
 
+use super::features;
 use crate::collector::{Handle, Settings};
 use crate::config::{Attach, Config};
 use crate::detect::{self, Detector, services};
@@ -12,6 +13,7 @@ use crate::flow::cidr::Cidr;
 use crate::flow::who::Names;
 use crate::interfaces::Selection;
 use crate::kernel::attach::Method;
+use crate::kernel::object::Options;
 use crate::sink::feed::FeedSettings;
 use crate::sink::prometheus::{Endpoint, FlowMetrics};
 use crate::telemetry::LogHandle;
@@ -38,9 +40,16 @@ pub struct Parts {
     pub started_ns: u64,
     /// Who is at the ends of flows, in a cluster.
     pub in_cluster: Option<Arc<dyn Names>>,
+    /// What was loaded into the kernel.
+    pub loaded: Options,
 }
 
 impl Parts {
+    /// Keys of a configuration that ask for what is not loaded.
+    pub fn not_loaded(&self, config: &Config) -> Vec<&'static str> {
+        features::not_loaded(&self.loaded, config)
+    }
+
     /// Takes over what is new in `config`: all of it, or nothing if that fails.
     ///
     /// # Errors
@@ -107,6 +116,8 @@ pub fn collector(config: &Config) -> Settings {
             Attach::Tcx => Some(Method::Tcx),
             Attach::Clsact => Some(Method::Clsact),
         },
+        features: features::features(config),
+        drops: config.features.drop_monitoring.enabled,
     }
 }
 

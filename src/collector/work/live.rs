@@ -38,6 +38,9 @@ impl Work {
             // When buckets can have idle flows was told by the old one.
             self.swept = Default::default();
         }
+        if (&old.features, old.drops) != (&new.features, new.drops) {
+            self.object.switch(&new.features, new.drops);
+        }
         if old.max_flows != new.max_flows {
             self.tables.set_max_flows(new.max_flows);
         }
