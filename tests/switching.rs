@@ -120,11 +120,8 @@ fn latency_tracking_goes_off_and_on_under_traffic() {
     agent.wait("round trips to be taken", 10, |agent| samples(agent) > told + 10.0);
     drop(running);
     assert_nothing_lost(&net, &agent, before);
-    // Nothing was sent again here: segments that passed unseen are no reason to think so. Nor did a round trip take as long as a pause.
+    // Segments that passed unseen are none that were sent again; `timing.rs` holds what becomes of those that waited for an answer.
     let flows = [agent.flows(&["--port", "8000"]), agent.flows(&["--ended", "--port", "8000"])].concat();
-    let longest = flows.iter().filter_map(|flow| flow["tcp"]["rtt_us"]["max"].as_u64()).max().unwrap();
-    let first_byte = flows.iter().filter_map(|flow| flow["first_byte_us"].as_u64()).max().unwrap_or(0);
-    assert!(longest < 500_000 && first_byte < 500_000, "{longest} us, {first_byte} us");
     let again: u64 = flows.iter().filter_map(|flow| flow["tcp"]["retransmits"].as_u64()).sum();
     let truth = net.snmp("a", "Tcp", "RetransSegs") + net.snmp("b", "Tcp", "RetransSegs");
     assert!(again <= truth, "{again} told, {truth} sent again");
