@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -64,6 +64,8 @@ struct State {
     updates: broadcast::Sender<Batch>,
     mode: &'static str,
     started: Timestamp,
+    /// The same, for a wall clock that is set.
+    since: Instant,
     config: watch::Receiver<Arc<Config>>,
     reloader: Arc<Reloader>,
     names: Directory,
@@ -184,6 +186,7 @@ pub async fn run(start: Start, stop: impl Future<Output = ()>) -> Result<()> {
         updates,
         mode: if kubernetes { "kubernetes" } else { "systemd" },
         started: Timestamp::now(),
+        since: Instant::now(),
         config: config_now,
         reloader: Arc::clone(&reloader),
         names: directory,
@@ -409,14 +412,17 @@ impl Source for State {
         notes.extend(kubernetes.iter().flat_map(|kubernetes| kubernetes.notes()));
         let governor = self.governor.borrow().clone();
         notes.extend(governor.notes());
+        let unwritten = crate::telemetry::lines_lost();
+        if unwritten > 0 {
+            notes.push(format!("{unwritten} lines of the log could not be written (a full disk?)"));
+        }
         notes.push(LOOPBACK.into());
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             mode: self.mode.into(),
             started: self.started,
-            uptime_seconds: u64::try_from(Timestamp::now().duration_since(self.started).as_secs())
-                .unwrap_or(0),
+            uptime_seconds: self.since.elapsed().as_secs(),
             kernel: format!("{} {}", uname.release().to_string_lossy(), uname.machine().to_string_lossy()),
             config_file: config.file.clone(),
             config,

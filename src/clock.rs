@@ -13,10 +13,7 @@ const MOVED_NS: i128 = 100_000_000;
 
 /// Now on `CLOCK_MONOTONIC`, nanoseconds.
 pub fn monotonic_ns() -> u64 {
-    to_ns(clock_gettime(ClockId::Monotonic))
-}
-
-fn to_ns(time: rustix::time::Timespec) -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or(0);
     seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
@@ -33,8 +30,7 @@ impl WallClock {
     /// The offset between the clocks as it is now.
     pub fn now() -> Self {
         let monotonic = i128::from(monotonic_ns());
-        let real = i128::from(to_ns(clock_gettime(ClockId::Realtime)));
-        Self { offset_ns: real - monotonic }
+        Self { offset_ns: Timestamp::now().as_nanosecond() - monotonic }
     }
 
     /// UTC is ahead of `CLOCK_MONOTONIC` by so many nanoseconds.

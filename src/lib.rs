@@ -15,7 +15,7 @@
 //! - [`sink`]: what becomes of updates.
 //! - [`api`] and [`cli`]: the control socket, its two ends.
 //! - [`check`]: what is wrong on a host, and how to mend it.
-//! - [`debug`]: the debug server.
+//! - [`debug`]: the debug server. [`http`]: what all servers have in common.
 //! - [`interfaces`]: which interfaces and addresses this host has. [`conntrack`]: what it translates (NAT). Both by [`netlink`].
 //! - [`reload`]: takes a changed configuration over, whole or not at all.
 //! - [`governor`]: keeps the agent within its limits by doing less.
@@ -38,6 +38,7 @@ pub mod detect;
 pub mod enrich;
 pub mod flow;
 pub mod governor;
+pub mod http;
 pub mod interfaces;
 pub mod kernel;
 pub mod netlink;

@@ -1,6 +1,7 @@
 //! Logging: to the journal when systemd started us, to standard error otherwise; the level can change live.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use tracing_subscriber::layer::SubscriberExt;
@@ -41,6 +42,42 @@ pub mod message {
         (RECOVERED, "more of that is done again"),
         (EXHAUSTED, "a limit is not held, and there is nothing left to shed"),
     ];
+}
+
+/// Lines that could not be written, and those of them that the log has told of since.
+static LOST: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+
+/// Lines that standard error did not take.
+pub fn lines_lost() -> u64 {
+    LOST[0].load(Ordering::Relaxed)
+}
+
+/// Standard error. What it does not take (its disk is full) is counted, and told of once it takes lines again.
+struct Lines;
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.write_all(line).map(|()| line.len())
+    }
+
+    fn write_all(&mut self, line: &[u8]) -> std::io::Result<()> {
+        let written = std::io::stderr().lock().write_all(line);
+        if written.is_err() {
+            LOST[0].fetch_add(1, Ordering::Relaxed);
+            return written;
+        }
+        let lost = lines_lost();
+        let lines = lost - LOST[1].swap(lost, Ordering::Relaxed).min(lost);
+        if lines > 0 {
+            // Comes here again, with nothing left to tell.
+            tracing::error!(lines, "lines of the log are missing here: they could not be written");
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Changes the level of a running log.
@@ -87,14 +124,11 @@ pub fn start(log: &Log) -> Result<LogHandle> {
         }
     }
     if log.format == LogFormat::Json {
-        registry
-            .with(fmt::layer().json().with_writer(std::io::stderr))
-            .try_init()
-            .context("start logging")?;
+        registry.with(fmt::layer().json().with_writer(|| Lines)).try_init().context("start logging")?;
     } else {
         let colours =
             std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        let layer = fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
+        let layer = fmt::layer().with_writer(|| Lines).with_ansi(colours).with_target(false);
         registry.with(layer).try_init().context("start logging")?;
     }
     if let Some(error) = refused {

@@ -11,9 +11,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use futures_util::Stream;
+use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::task::JoinError;
 use warp::Filter as _;
 use warp::http::{Response, StatusCode};
 use warp::hyper::body::Bytes;
@@ -23,6 +25,7 @@ use super::source::{Source, Which};
 use super::status::FlowTally;
 use crate::collector::Part;
 use crate::flow::update::Flow;
+use crate::http::{self, Server};
 use crate::kernel::messages::Messages;
 
 /// Chunks of a dump that may wait for a slow client.
@@ -33,6 +36,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const PRINTERS: u32 = 4;
 /// Dumps at once; more are turned away.
 const DUMPS: usize = 16;
+/// Other answers that are being made at once; more wait, and are forgotten when their client goes.
+pub(super) const TURNS: usize = 4;
 /// Flows that a sorted dump keeps at most.
 const SORTED: usize = 100_000;
 
@@ -145,13 +150,41 @@ fn parse(pairs: &[(String, String)]) -> Result<Request, super::filter::BadParame
     Ok(request)
 }
 
+/// Who is asked, one after the other by each of [`TURNS`].
+struct Asked<S> {
+    source: Arc<S>,
+    turns: Arc<Semaphore>,
+}
+
+impl<S> Clone for Asked<S> {
+    fn clone(&self) -> Self {
+        Self { source: Arc::clone(&self.source), turns: Arc::clone(&self.turns) }
+    }
+}
+
+impl<S: Source> Asked<S> {
+    /// Makes an answer where waiting is allowed. The turn ends when that is done, not when the client goes: clients that don't
+    /// wait would start any number otherwise.
+    async fn make<T: Send + 'static>(
+        self,
+        make: impl FnOnce(&S) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let turn = self.turns.acquire_owned().await;
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            make(&self.source)
+        })
+        .await
+    }
+}
+
 /// What is known of the messages of a protocol.
 async fn messages<S: Source, T: serde::Serialize + Send + 'static>(
-    source: Arc<S>,
+    asked: Asked<S>,
     protocol: &str,
     pick: fn(Messages) -> Option<T>,
 ) -> Reply {
-    match tokio::task::spawn_blocking(move || pick(source.messages())).await {
+    match asked.make(move |source| pick(source.messages())).await {
         Ok(Some(totals)) => Reply(json(StatusCode::OK, &totals)),
         Ok(None) => Reply(error(
             StatusCode::NOT_FOUND,
@@ -175,17 +208,17 @@ pub async fn serve<S: Source>(
         .or(super::packets::routes(Arc::clone(&source), over.clone()))
         .unify();
     let given = {
-        let source = Arc::clone(&source);
-        warp::any().map(move || Arc::clone(&source))
+        let asked = Asked { source: Arc::clone(&source), turns: Arc::new(Semaphore::new(TURNS)) };
+        warp::any().map(move || asked.clone())
     };
-    let status = warp::path!("v1" / "status").and(given.clone()).then(|source: Arc<S>| async move {
-        match tokio::task::spawn_blocking(move || source.status()).await {
+    let status = warp::path!("v1" / "status").and(given.clone()).then(|asked: Asked<S>| async move {
+        match asked.make(S::status).await {
             Ok(status) => Reply(json(StatusCode::OK, &status)),
             Err(failure) => Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())),
         }
     });
-    let stats = warp::path!("v1" / "stats" / "flows").and(given.clone()).then(|source: Arc<S>| async move {
-        let tally = tokio::task::spawn_blocking(move || {
+    let stats = warp::path!("v1" / "stats" / "flows").and(given.clone()).then(|asked: Asked<S>| async move {
+        let tally = asked.make(|source| {
             let mut tally = FlowTally::default();
             source.visit(Which::Live, Part::WHOLE, &mut |flow| {
                 tally.add(flow);
@@ -200,15 +233,18 @@ pub async fn serve<S: Source>(
     });
     let dns = warp::path!("v1" / "stats" / "dns")
         .and(given.clone())
-        .then(|source: Arc<S>| async move { messages(source, "dns", |messages| messages.dns).await });
+        .then(|asked: Asked<S>| async move { messages(asked, "dns", |messages| messages.dns).await });
     let http = warp::path!("v1" / "stats" / "http")
         .and(given.clone())
-        .then(|source: Arc<S>| async move { messages(source, "http", |messages| messages.http).await });
-    let alerts = warp::path!("v1" / "alerts")
-        .and(given.clone())
-        .then(|source: Arc<S>| async move { Reply(json(StatusCode::OK, &source.alerts())) });
-    let drops = warp::path!("v1" / "drops").and(given.clone()).then(|source: Arc<S>| async move {
-        match tokio::task::spawn_blocking(move || source.drops()).await {
+        .then(|asked: Asked<S>| async move { messages(asked, "http", |messages| messages.http).await });
+    let alerts = warp::path!("v1" / "alerts").and(given.clone()).then(|asked: Asked<S>| async move {
+        match asked.make(S::alerts).await {
+            Ok(alerts) => Reply(json(StatusCode::OK, &alerts)),
+            Err(failure) => Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())),
+        }
+    });
+    let drops = warp::path!("v1" / "drops").and(given.clone()).then(|asked: Asked<S>| async move {
+        match asked.make(S::drops).await {
             Ok(Some(drops)) => Reply(json(StatusCode::OK, &drops)),
             Ok(None) => Reply(error(StatusCode::SERVICE_UNAVAILABLE, "the collector does not answer")),
             Err(failure) => Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())),
@@ -216,7 +252,8 @@ pub async fn serve<S: Source>(
     });
     let ending = over.clone();
     let flows = warp::path!("v1" / "flows").and(warp::query::<Vec<(String, String)>>()).and(given).then(
-        move |pairs: Vec<(String, String)>, source: Arc<S>| {
+        move |pairs: Vec<(String, String)>, asked: Asked<S>| {
+            let source = asked.source;
             let (slots, ending) = (Arc::clone(&slots), ending.subscribe());
             async move {
                 let request = match parse(&pairs) {
@@ -254,7 +291,8 @@ pub async fn serve<S: Source>(
         // Streams that follow end too. Nobody may be following.
         let _ = over.send(());
     };
-    warp::serve(routes).incoming(listener).graceful(stop).run().await;
+    let service = TowerToHyperService::new(warp::service(routes));
+    http::serve(Server::Control, listener, service, stop).await;
 }
 
 /// A flow by its rank, for the heap of a sorted dump.

@@ -1,5 +1,6 @@
 //! `netmon`: the agent.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -15,7 +16,8 @@ fn main() -> ExitCode {
     match start(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("netmon: {error:#}");
+            // The exit status tells even where standard error can't.
+            let _ = writeln!(std::io::stderr(), "netmon: {error:#}");
             ExitCode::from(status_of(&error))
         }
     }
@@ -40,7 +42,7 @@ fn start(arguments: &Arguments) -> Result<()> {
     };
     let loaded = Config::load(&inputs)?;
     if arguments.check_config {
-        println!("netmon: the configuration is valid");
+        writeln!(std::io::stdout(), "netmon: the configuration is valid").context("tell so")?;
         return Ok(());
     }
     let log = netmon::telemetry::start(&loaded.config.log)?;

@@ -62,7 +62,11 @@ pub async fn write(client: &Client, socket: &Path, wanted: &Bundle) -> Result<()
         }
     }
     let list = list(&parts, wanted.redact_addresses);
-    archive(file, &list, &parts).with_context(|| format!("cannot write {}", path.display()))?;
+    if let Err(error) = archive(file, &list, &parts) {
+        // Half of it would be in the way of the next.
+        let _ = std::fs::remove_file(&path);
+        return Err(error.context(format!("cannot write {}", path.display())));
+    }
     super::show::print(&format!("{list}\nwritten to {}", path.display()))
 }
 

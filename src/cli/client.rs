@@ -101,6 +101,8 @@ impl Client {
             .method(method)
             .uri(uri)
             .header("host", "netmon")
+            // A slow reader of a long answer is then not taken for one that is idle.
+            .header("connection", "close")
             .body(Empty::<Bytes>::new())
             .context("ask the agent")?;
         let response = sender.send_request(request).await.context("ask the agent")?;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use warp::Filter;
@@ -20,6 +21,7 @@ use warp::http::{Response, StatusCode};
 
 use crate::api::{Source, Which};
 use crate::collector::Part;
+use crate::http::{self, Server};
 use crate::kernel::sampling::{Sample, Sampler};
 use pprof::Profile;
 
@@ -106,9 +108,14 @@ pub async fn serve<S: Source>(
             match (turn, limit) {
                 (_, Err(refused)) => refusal(StatusCode::BAD_REQUEST, &refused),
                 (Err(_), _) => refusal(StatusCode::SERVICE_UNAVAILABLE, "flows are being told; try again"),
-                (Ok(_turn), Ok(limit)) => {
+                (Ok(turn), Ok(limit)) => {
                     let limit = usize::try_from(limit).unwrap_or(1);
-                    let lines = tokio::task::spawn_blocking(move || lines(&*source, limit)).await;
+                    let lines = tokio::task::spawn_blocking(move || {
+                        // To its end, whether its client waits or not.
+                        let _turn = turn;
+                        lines(&*source, limit)
+                    })
+                    .await;
                     answer(StatusCode::OK, "application/x-ndjson", lines.unwrap_or_default())
                 }
             }
@@ -127,7 +134,8 @@ pub async fn serve<S: Source>(
     let routes = warp::get().and(profile.or(flows).unify().or(config).unify().or(unknown).unify());
     // By names that the compiler can follow.
     let (routes, until) = (routes.boxed(), Box::pin(until));
-    warp::serve(routes).incoming(listener).graceful(until).run().await;
+    let service = TowerToHyperService::new(warp::service(routes));
+    http::serve(Server::Debug, listener, service, until).await;
 }
 
 fn lines<S: Source>(source: &S, limit: usize) -> Vec<u8> {

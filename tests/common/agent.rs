@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -12,8 +13,18 @@ use super::net::Net;
 pub struct Agent<'a> {
     net: &'a Net,
     namespace: String,
-    folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
+    port: u16,
     child: Child,
+}
+
+/// What a process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Memory of its own, KiB.
+    pub memory_kib: u64,
+    pub files: usize,
+    pub threads: usize,
 }
 
 /// Metrics by name with labels as they are printed.
@@ -45,38 +56,49 @@ impl<'a> Agent<'a> {
         kubeconfig: &std::path::Path,
         config: &str,
     ) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Arc::new(tempfile::tempdir().unwrap());
         let before = format!("export KUBECONFIG={}", kubeconfig.display());
         let child = Self::launch(net, namespace, &folder, config, &before, "--mode kubernetes");
-        Self { net, namespace: namespace.into(), folder, child }
+        Self { net, namespace: namespace.into(), folder, port: 9090, child }
     }
 
     /// The same, after a command line that sees the agent's own mounts.
     pub fn start_after(net: &'a Net, namespace: &str, config: &str, before: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut agent = Self {
-            net,
-            namespace: namespace.into(),
-            child: Self::launch(net, namespace, &folder, config, before, ""),
-            folder,
-        };
+        Self::launch_in(net, namespace, &Arc::new(tempfile::tempdir().unwrap()), config, before).ready()
+    }
+
+    /// Starts it in a folder of an earlier one, say, and does not wait for it.
+    pub fn launch_in(
+        net: &'a Net,
+        namespace: &str,
+        folder: &Arc<tempfile::TempDir>,
+        config: &str,
+        before: &str,
+    ) -> Self {
+        let child = Self::launch(net, namespace, folder, config, before, "");
+        Self { net, namespace: namespace.into(), folder: Arc::clone(folder), port: 9090, child }
+    }
+
+    /// Its metrics are on another port, as its configuration says.
+    pub fn at_port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// Waits until it is ready.
+    pub fn ready(mut self) -> Self {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while !net
-            .command(namespace, "curl -sf -m 2 http://127.0.0.1:9090/readyz")
-            .output()
-            .unwrap()
-            .status
-            .success()
-        {
-            let ended = agent.child.try_wait().unwrap();
+        let line = format!("curl -sf -m 2 http://127.0.0.1:{}/readyz", self.port);
+        while !self.net.command(&self.namespace, &line).output().unwrap().status.success() {
+            let ended = self.child.try_wait().unwrap();
             assert!(
                 ended.is_none() && Instant::now() < deadline,
                 "the agent is not ready: {ended:?}\n{}",
-                agent.log()
+                self.log()
             );
             std::thread::sleep(Duration::from_millis(50));
         }
-        agent
+        self
     }
 
     fn launch(
@@ -91,6 +113,9 @@ impl<'a> Agent<'a> {
         std::fs::write(&file, Self::whole(folder, config)).unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         Command::new("ip")
+            // Of the soak, and no settings.
+            .env_remove("NETMON_SOAK")
+            .env_remove("NETMON_SOAK_OUT")
             .args(["netns", "exec", &net.name(namespace), "sh", "-c"])
             .arg(format!(
                 "{before} && exec {} --config {} {arguments}",
@@ -122,6 +147,21 @@ impl<'a> Agent<'a> {
     /// Process id: `ip netns exec` and the shell become the agent.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it holds now.
+    pub fn held(&self) -> Held {
+        let folder = PathBuf::from(format!("/proc/{}", self.pid()));
+        let status = std::fs::read_to_string(folder.join("status")).unwrap();
+        let number = |name: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim_end_matches("kB").trim().parse().unwrap()
+        };
+        Held {
+            memory_kib: number("RssAnon:"),
+            files: std::fs::read_dir(folder.join("fd")).unwrap().count(),
+            threads: number("Threads:") as usize,
+        }
     }
 
     pub fn log(&self) -> String {
@@ -173,7 +213,8 @@ impl<'a> Agent<'a> {
     }
 
     pub fn metrics(&self) -> Metrics {
-        let text = self.net.exec(&self.namespace, "curl -sf -m 10 http://127.0.0.1:9090/metrics");
+        let line = format!("curl -sf -m 10 http://127.0.0.1:{}/metrics", self.port);
+        let text = self.net.exec(&self.namespace, &line);
         let series = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             Some((series.to_owned(), value.parse().ok()?))

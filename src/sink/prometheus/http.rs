@@ -4,12 +4,14 @@ use std::future::Future;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use warp::Filter;
 use warp::http::{Response, StatusCode};
 
 use super::{Exporter, Readiness};
+use crate::http::{self, Server};
 
 /// Scrapes rendered at once; more wait.
 const SCRAPES: usize = 2;
@@ -39,9 +41,13 @@ async fn metrics(
     exporter: Arc<Exporter>,
     turns: Arc<Semaphore>,
 ) -> Result<Response<Vec<u8>>, std::convert::Infallible> {
-    let _turn = turns.acquire().await;
-    // Rendering asks the collector and waits for it.
-    let page = tokio::task::spawn_blocking(move || exporter.render()).await;
+    let turn = turns.acquire_owned().await;
+    // Rendering asks the collector and waits for it. Its turn ends with it: clients that don't wait would start any number otherwise.
+    let page = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        exporter.render()
+    })
+    .await;
     Ok(match page {
         Ok(Ok(page)) => text(StatusCode::OK, page),
         Ok(Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot render: {error}\n")),
@@ -64,5 +70,6 @@ pub async fn serve(
         missing => text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {}\n", missing.join("; "))),
     });
     let routes = warp::get().and(scrape.or(health).or(ready));
-    warp::serve(routes).incoming(listener).graceful(until).run().await;
+    let service = TowerToHyperService::new(warp::service(routes));
+    http::serve(Server::Metrics, listener, service, until).await;
 }

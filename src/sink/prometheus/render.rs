@@ -25,6 +25,7 @@ use crate::enrich::kubernetes::Link;
 use crate::flow::record::Direction;
 use crate::governor::GovernorStatus;
 use crate::kernel::stats::{DropCount, KernelStats, Outcome, RunTime};
+use crate::http::Server;
 use crate::reload::outcome::Counters;
 
 /// Reads the kernel side's counters.
@@ -495,6 +496,17 @@ impl Exporter {
             "netmon_config_reload_failures_total",
             "Configurations that were refused.",
             vec![count(&[], self.reloads.failures())],
+        );
+        page.counter(
+            "netmon_log_lines_lost_total",
+            "Lines of the log that standard error did not take.",
+            vec![count(&[], crate::telemetry::lines_lost())],
+        );
+        let turned_away = |server: &Server| count(&[("server", server.name())], server.turned_away());
+        page.counter(
+            "netmon_connections_turned_away_total",
+            "Connections of clients that were closed for want of room.",
+            Server::ALL.iter().map(turned_away).collect(),
         );
     }
 }
