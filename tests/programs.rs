@@ -7,6 +7,8 @@ mod frame;
 #[path = "programs/loaded.rs"]
 mod loaded;
 
+use std::time::{Duration, Instant};
+
 use frame::{Ipv4, ethernet, extension, fragment6, icmp, ipv6, padded, tag, tcp, udp};
 use loaded::Loaded as Bench;
 use netmon::flow::app::App;
@@ -374,7 +376,7 @@ fn a_direction_belongs_to_whoever_saw_it_first_until_it_falls_silent() {
         see(TestProgram::Egress);
     }
     assert_eq!(counted(), [(3, 0), (0, 3)], "counted where it was seen first, a duplicate elsewhere");
-    std::thread::sleep(std::time::Duration::from_millis(1200));
+    std::thread::sleep(Duration::from_millis(1200));
     see(TestProgram::Egress);
     see(TestProgram::Ingress);
     assert_eq!(counted(), [(3, 1), (1, 3)], "after a second of silence the other takes over");
@@ -442,6 +444,35 @@ fn an_icmp_error_is_believed_only_by_whom_it_concerns() {
     }
     let later = Ipv4 { protocol: 6, fragment: 5, ..Ipv4::default() }.with(&tcp(40_000, 80, 2, 5, &[]));
     assert_eq!(after_error(&later, sender, 0), 0, "a later fragment has no ports");
+}
+
+#[test]
+fn interfaces_beyond_those_that_there_is_room_for_are_refused_and_the_others_are_counted() {
+    let bench = Bench::new();
+    // A busy machine may take its time to find memory: that is not what is asked here.
+    let add = |index| {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            match bench.object.add_interface(index, 14) {
+                Err(error) if error.to_string().contains("allocate memory") && Instant::now() < end => {}
+                done => return done,
+            }
+        }
+    };
+    // 256 near ones, and those of the hash, of which one stands for all that have no entry.
+    let room = 256 + 16_384 - 1;
+    for index in 1..=room {
+        add(index).unwrap_or_else(|error| panic!("{index}: {error}"));
+    }
+    assert!(add(room + 1).unwrap_err().to_string().contains("Argument list too long"), "E2BIG: full");
+    assert!(bench.object.interface(room + 1).is_none());
+    bench.object.remove_interface(room);
+    add(room + 1).unwrap();
+    bench.see(&ethernet(0x0800, &Ipv4::default().with(&udp(1, 2, None, &[]))));
+    let seen =
+        |index| -> u64 { bench.object.interface(index).unwrap().hooks.iter().map(|hook| hook.seen).sum() };
+    // Frames of such runs come in by the loopback device.
+    assert_eq!([seen(0), seen(1)], [0, 1]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::interfaces::{Interface, LinkLayer};
 use crate::kernel::attach::{self, Attachment, Method};
+use crate::kernel::claim::{self, Claim};
 use crate::kernel::grace::Grace;
 use crate::kernel::object::Object;
 use crate::kernel::stats::{Hook, HookCounters};
@@ -38,6 +39,8 @@ pub struct Hooks {
     leaving: Vec<(u64, u32)>,
     departed: nm_interface,
     method: Option<Method>,
+    /// While there are clsact filters of ours; after them, so that they are gone first.
+    claim: Option<Claim>,
 }
 
 fn add(sum: &mut nm_interface, more: &nm_interface) {
@@ -66,7 +69,7 @@ impl Hooks {
         if self.leaving.iter().any(|(_, index)| *index == interface.index) {
             self.settle_one(object, interface.index);
         }
-        let attachment = Self::try_attach(object, interface, self.method);
+        let attachment = self.try_attach(object, interface);
         match &attachment {
             Ok(attachment) => {
                 tracing::info!(interface = %interface.name, index = interface.index, method = attachment.method().name(), "attached");
@@ -82,24 +85,32 @@ impl Hooks {
         self.entries.insert(interface.index, entry);
     }
 
-    fn try_attach(
-        object: &Object,
-        interface: &Interface,
-        method: Option<Method>,
-    ) -> Result<Attachment, String> {
+    fn try_attach(&mut self, object: &Object, interface: &Interface) -> Result<Attachment, String> {
         let link_bytes = match interface.link_layer {
             LinkLayer::Ethernet => ETHERNET_BYTES,
             LinkLayer::Raw => 0,
             LinkLayer::Unsupported(kind) => return Err(format!("link layer type {kind} is not understood")),
         };
-        let removed = attach::remove_leftovers(object, interface.index);
-        if removed > 0 {
-            tracing::info!(interface = %interface.name, removed, "removed filters that a killed run had left");
+        let claim = self.claim.take().map_or_else(claim::claim, Ok);
+        if claim.is_ok() {
+            let removed = attach::remove_leftovers(object, interface.index);
+            if removed > 0 {
+                tracing::info!(interface = %interface.name, removed, "removed filters that a killed run had left");
+            }
         }
         object
             .add_interface(interface.index, link_bytes)
             .map_err(|error| format!("cannot count packets of it: {error}"))?;
-        attach::attach(object, interface.index, method).map_err(|error| {
+        let attached = attach::attach(object, interface.index, self.method, claim.as_ref().err().copied());
+        let by_clsact = |entry: &Entry| {
+            entry.attachment.as_ref().is_ok_and(|attachment| attachment.method() == Method::Clsact)
+        };
+        if attached.as_ref().is_ok_and(|attachment| attachment.method() == Method::Clsact)
+            || self.entries.values().any(by_clsact)
+        {
+            self.claim = claim.ok();
+        }
+        attached.map_err(|error| {
             object.remove_interface(interface.index);
             error.to_string()
         })

@@ -82,17 +82,29 @@ impl Drop for Attachment {
     }
 }
 
-/// Attaches both hooks of an interface. `wanted` forces a method; `None` tries TCX, then clsact.
+/// Attaches both hooks of an interface. `wanted` forces a method; `None` tries TCX, then clsact, which is another agent's if
+/// `taken_by` names one.
 ///
 /// # Errors
 /// Says what was tried and what the kernel answered.
-pub fn attach(object: &Object, index: u32, wanted: Option<Method>) -> std::io::Result<Attachment> {
+pub fn attach(
+    object: &Object,
+    index: u32,
+    wanted: Option<Method>,
+    taken_by: Option<u32>,
+) -> std::io::Result<Attachment> {
     let index = i32::try_from(index).map_err(std::io::Error::other)?;
+    let clsact = || match taken_by {
+        None => attach_clsact(object, index),
+        Some(pid) => Err(std::io::Error::other(format!(
+            "another netmon (process {pid}) has its clsact filters in this network namespace; one at a time can: stop it"
+        ))),
+    };
     match wanted {
         Some(Method::Tcx) => attach_tcx(object, index),
-        Some(Method::Clsact) => attach_clsact(object, index),
+        Some(Method::Clsact) => clsact(),
         None => attach_tcx(object, index).or_else(|tcx| {
-            attach_clsact(object, index)
+            clsact()
                 .map_err(|clsact| std::io::Error::new(clsact.kind(), format!("tcx: {tcx}; clsact: {clsact}")))
         }),
     }

@@ -1,8 +1,9 @@
 //! Per-interface packet counters, overflow and loss counters: reading and folding.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use libbpf_rs::{MapCore, MapFlags};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags};
 
 use super::decode;
 use super::object::Object;
@@ -40,6 +41,9 @@ pub const TUNNEL_KINDS: [(nm_kind, &str); 7] = [
 
 /// Interfaces that are found without hashing (`NM_NEAR`).
 const NEAR: u32 = 256;
+/// How often, and how long each time, the kernel is waited for when it has no memory at hand.
+const STORE_FILLS: u32 = 20;
+const STORE_FILLED_IN: Duration = Duration::from_millis(5);
 
 impl Object {
     /// Begins counting for an interface. `link_bytes` is the length of its link header (14 or 0). The entry 0
@@ -63,8 +67,18 @@ impl Object {
             value[at..at + 4].copy_from_slice(&word.to_ne_bytes());
         }
         let cpus = libbpf_rs::num_possible_cpus().map_err(std::io::Error::other)?;
-        map.update_percpu(&key.to_ne_bytes(), &vec![value; cpus], MapFlags::ANY)
-            .map_err(std::io::Error::other)
+        let values = vec![value; cpus];
+        let update = || map.update_percpu(&key.to_ne_bytes(), &values, MapFlags::ANY);
+        let mut updated = update();
+        // The kernel gives such maps memory from a small store that it fills up a moment later: many interfaces at once empty it.
+        for _ in 0..STORE_FILLS {
+            if !updated.as_ref().is_err_and(|error| error.kind() == ErrorKind::OutOfMemory) {
+                break;
+            }
+            std::thread::sleep(STORE_FILLED_IN);
+            updated = update();
+        }
+        updated.map_err(std::io::Error::other)
     }
 
     fn near(&self, index: u32) -> Option<nm_interface> {

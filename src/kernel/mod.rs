@@ -5,6 +5,7 @@
 //! thread (see [`table`]).
 
 pub mod attach;
+pub mod claim;
 pub mod conntrack;
 pub mod counters;
 pub mod decode;

@@ -1,0 +1,64 @@
+//! Whose clsact filters they are. All agents of a network namespace would use one priority and handle, and a filter that a killed run
+//! left looks like that of one that lives: so an agent claims them before it touches any, by a name that the kernel frees when the agent is gone.
+
+use std::io::ErrorKind;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+
+/// Abstract name: of the network namespace, not of the file system.
+const NAME: &str = "netmon-clsact";
+
+/// As long as it lives, no other agent of this user touches clsact filters of ours here.
+#[derive(Debug)]
+pub struct Claim {
+    /// None when somebody who is no agent of this user sits on the name: nobody may shut an agent out like that.
+    _name: Option<UnixListener>,
+}
+
+/// Claims them.
+///
+/// # Errors
+/// The process id of the agent that has.
+pub fn claim() -> Result<Claim, u32> {
+    claim_name(NAME)
+}
+
+fn claim_name(name: &str) -> Result<Claim, u32> {
+    let Ok(address) = SocketAddr::from_abstract_name(name) else { return Ok(Claim { _name: None }) };
+    match UnixListener::bind_addr(&address) {
+        Ok(listener) => Ok(Claim { _name: Some(listener) }),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            let holder = UnixStream::connect_addr(&address)
+                .ok()
+                .and_then(|stream| rustix::net::sockopt::socket_peercred(stream).ok());
+            match holder {
+                Some(holder) if holder.uid == rustix::process::geteuid() => {
+                    Err(holder.pid.as_raw_nonzero().get().unsigned_abs())
+                }
+                _ => Ok(Claim { _name: None }),
+            }
+        }
+        Err(_) => Ok(Claim { _name: None }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_has_them_and_nobody_else_can_sit_on_them() {
+        let name = format!("netmon-test-{}", std::process::id());
+        let held = claim_name(&name).unwrap();
+        assert_eq!(claim_name(&name).unwrap_err(), std::process::id());
+        drop(held);
+        drop(claim_name(&name).unwrap());
+        let sitting = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        assert!(claim_name(&name).is_ok());
+        drop(sitting);
+    }
+}
