@@ -24,8 +24,8 @@ use crate::enrich::Directory;
 use crate::enrich::kubernetes::Link;
 use crate::flow::record::Direction;
 use crate::governor::GovernorStatus;
-use crate::kernel::stats::{DropCount, KernelStats, Outcome, RunTime};
 use crate::http::Server;
+use crate::kernel::stats::{DropCount, KernelStats, Outcome, RunTime};
 use crate::reload::outcome::Counters;
 
 /// Reads the kernel side's counters.
