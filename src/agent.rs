@@ -416,6 +416,14 @@ impl Source for State {
         if unwritten > 0 {
             notes.push(format!("{unwritten} lines of the log could not be written (a full disk?)"));
         }
+        notes.extend(crate::check::tested::untested_here());
+        let nat = &self.config.borrow().features.nat;
+        if nat.enabled && nat.conntrack == config::Conntrack::Netlink {
+            notes.push(
+                "translations (NAT) are known some milliseconds late: features.nat.conntrack is netlink"
+                    .into(),
+            );
+        }
         notes.push(LOOPBACK.into());
         Status {
             version: env!("CARGO_PKG_VERSION").into(),

@@ -11,7 +11,7 @@ use libbpf_sys as bpf;
 type Version = (u32, u32);
 
 /// The oldest kernel that is promised.
-const FLOOR: Version = (5, 10);
+const FLOOR: Version = netmon::check::tested::OLDEST;
 
 /// Programs that need a newer one. Where they can't be had, all the others load without them.
 const YOUNGER: &[(&str, Version)] = &[("nm_drop", (5, 17)), ("nm_sock_older", (5, 11))];

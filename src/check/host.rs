@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Finding;
+use super::{Finding, tested};
 use crate::enrich::tree::Tree;
 use crate::kernel::{ntp, trial};
 use crate::privilege;
@@ -12,6 +12,8 @@ use crate::privilege;
 pub struct Host {
     /// Kernel release and machine.
     pub kernel: String,
+    /// What of that is untested.
+    pub untested: Option<String>,
     /// Whether the kernel describes its types (BTF).
     pub btf: bool,
     /// Capabilities that this process lacks.
@@ -42,6 +44,7 @@ impl Host {
         let uname = rustix::system::uname();
         Self {
             kernel: format!("{} {}", uname.release().to_string_lossy(), uname.machine().to_string_lossy()),
+            untested: tested::untested_here(),
             btf: root.join("sys/kernel/btf/vmlinux").exists(),
             missing: privilege::check().err().map(|missing| missing.missing),
             jit: read("proc/sys/net/core/bpf_jit_enable").trim().parse().ok(),
@@ -56,7 +59,14 @@ impl Host {
 
     /// What decides whether the programs can be loaded.
     pub fn judge_kernel(&self) -> Vec<Finding> {
-        let mut findings = vec![Finding::pass("kernel", &self.kernel)];
+        let mut findings = vec![match &self.untested {
+            None => Finding::pass("kernel", &self.kernel),
+            Some(untested) => Finding::warn(
+                "kernel",
+                format!("{}: {untested}", self.kernel),
+                "it may work even so: what follows says what this kernel takes",
+            ),
+        }];
         findings.push(if self.btf {
             Finding::pass("BTF", "the kernel describes its types: /sys/kernel/btf/vmlinux")
         } else {
@@ -157,6 +167,7 @@ mod tests {
     fn good() -> Host {
         Host {
             kernel: "6.18.0 x86_64".into(),
+            untested: None,
             btf: true,
             missing: None,
             jit: Some(1),
@@ -185,6 +196,7 @@ mod tests {
     #[test]
     fn each_fault_is_found_with_its_fix() {
         let cases = [
+            ("kernel", Warn, Host { untested: Some("too old".into()), ..good() }),
             ("BTF", Fail, Host { btf: false, ..good() }),
             ("capabilities", Fail, Host { missing: Some("CAP_BPF".into()), ..good() }),
             ("memlock", Warn, Host { memlock_counts: Some(true), ..good() }),

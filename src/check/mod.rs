@@ -9,6 +9,7 @@ pub mod host;
 pub mod kubernetes;
 pub mod port;
 pub mod programs;
+pub mod tested;
 
 use serde::{Deserialize, Serialize};
 
