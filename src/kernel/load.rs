@@ -79,6 +79,9 @@ const ATTEMPTS: [&[Part]; 7] = [
     &[Part::Nat, Part::OlderSockets, Part::Names, Part::Drops],
 ];
 
+/// Of the verifier's words, the sums alone (the kernel's BPF_LOG_STATS).
+const VERIFIER_SUMS: u32 = 4;
+
 /// Why the kernel side could not be set up.
 #[derive(Debug, Error)]
 pub enum LoadError {
@@ -118,6 +121,8 @@ impl Object {
             Some(Transport::Perf) => &[Transport::Perf],
             None => &[Transport::Ringbuf, Transport::Perf],
         };
+        // Wanted in the log: how much the verifier had to look at. Where it refuses, its reasons instead, which it gives at length.
+        let sums = tracing::enabled!(target: "libbpf", tracing::Level::DEBUG);
         let mut refused: Option<LoadError> = None;
         for transport in transports {
             for without in ATTEMPTS {
@@ -131,8 +136,11 @@ impl Object {
                 };
                 let left_out = without.iter().filter(|part| asks_for(options, **part)).map(refused_part);
                 // Of drops that can't be had at all the first reason stands.
-                let left_out = missing.iter().cloned().chain(left_out).collect();
-                match load_with(options, *transport, left_out, &probed, drops.as_ref().ok()) {
+                let left_out: Vec<_> = missing.iter().cloned().chain(left_out).collect();
+                let load = |sums| {
+                    load_with(options, *transport, left_out.clone(), &probed, drops.as_ref().ok(), sums)
+                };
+                match if sums { load(true).or_else(|_| load(false)) } else { load(false) } {
                     Ok(object) => return Ok(object),
                     Err(error) => drop(refused.get_or_insert(error)),
                 }
@@ -160,6 +168,7 @@ fn load_with(
     mut left_out: Vec<LeftOut>,
     probed: &Conntrack,
     drops: Option<&Drops>,
+    sums: bool,
 ) -> Result<Object, LoadError> {
     let refused = |source| LoadError::Load { source, hint: load_hint() };
     let has = |part: Part| asks_for(options, part) && left_out.iter().all(|out| out.part != part);
@@ -196,6 +205,11 @@ fn load_with(
     open.progs.nm_sock_create.set_autoload(names);
     open.progs.nm_sock_older.set_autoload(older);
     let ring = size_maps(&mut open, options, transport, drops.is_some())?;
+    if sums {
+        for mut program in open.open_object_mut().progs_mut() {
+            program.set_log_level(VERIFIER_SUMS);
+        }
+    }
     let mut skel = open.load().map_err(refused)?;
     if let Some(bss) = skel.maps.bss_data.as_deref_mut() {
         word(&mut bss.nm_control.previous).store(NO_TABLE, Ordering::Relaxed);
