@@ -417,7 +417,7 @@ impl Source for State {
             notes.push(format!("{unwritten} lines of the log could not be written (a full disk?)"));
         }
         notes.extend(crate::check::tested::untested_here());
-        let nat = &self.config.borrow().features.nat;
+        let nat = &configured.features.nat;
         if nat.enabled && nat.conntrack == config::Conntrack::Netlink {
             notes.push(
                 "translations (NAT) are known some milliseconds late: features.nat.conntrack is netlink"
