@@ -99,7 +99,7 @@ pub(super) enum Command {
     /// Whether packets are shown to `nm_trace`. Says when it is done.
     Tracing(bool, SyncSender<()>),
     Stats(SyncSender<KernelStats>),
-    Usage(SyncSender<Usage>),
+    Usage(oneshot::Sender<Usage>),
     Report(SyncSender<Report>),
     Stop,
 }
@@ -261,11 +261,12 @@ impl Handle {
         reply.recv_timeout(Duration::from_secs(5)).ok()
     }
 
-    /// What the kernel side uses now. Blocking, a tenth of a millisecond; `None` once the collector has ended.
-    pub fn usage(&self) -> Option<Usage> {
-        let (answer, reply) = sync_channel(1);
+    /// What the kernel side uses now; `None` while the collector is stuck and once it has ended. Asked each second, so no thread
+    /// waits for it: one would be kept for that.
+    pub async fn usage(&self) -> Option<Usage> {
+        let (answer, reply) = oneshot::channel();
         self.send(Command::Usage(answer));
-        reply.recv_timeout(Duration::from_secs(5)).ok()
+        tokio::time::timeout(Duration::from_secs(5), reply).await.ok()?.ok()
     }
 
     /// Everything, flow sums included: reads the whole table. Blocking; `None` once the collector has ended.

@@ -269,7 +269,9 @@ impl Work {
             }
             // Whoever asked may have gone.
             Command::Stats(answer) => drop(answer.send(self.stats())),
-            Command::Usage(answer) => drop(answer.send(self.usage())),
+            Command::Usage(answer) => {
+                let _ = answer.send(self.usage());
+            }
             Command::Report(answer) => {
                 self.drain();
                 drop(answer.send(self.report()));

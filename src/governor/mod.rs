@@ -231,7 +231,8 @@ impl Governor {
         let mut mark: Option<Mark> = None;
         loop {
             ticks.tick().await;
-            let Some(usage) = self.usage().await else { continue };
+            // `None` while the collector does not answer: the watchdog sees to that.
+            let Some(usage) = self.collector.usage().await else { continue };
             let now = Mark::now(&usage);
             let changed = match &mark {
                 Some(before) => self.govern(&usage, before, &now).await,
@@ -239,16 +240,10 @@ impl Governor {
             };
             // What a change costs (all flows are told when sampling changes) is not held against what comes after it.
             mark = match changed {
-                true => self.usage().await.map(|usage| Mark::now(&usage)),
+                true => self.collector.usage().await.map(|usage| Mark::now(&usage)),
                 false => Some(now),
             };
         }
-    }
-
-    /// `None` while the collector does not answer: the watchdog sees to that.
-    async fn usage(&self) -> Option<Usage> {
-        let collector = self.collector.clone();
-        tokio::task::spawn_blocking(move || collector.usage()).await.ok().flatten()
     }
 
     /// True if something was shed or taken up again.

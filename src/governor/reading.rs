@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Share of a control group's limit that is taken as ours: what the kernel holds for us beyond maps is not known, and beyond the limit
-/// it kills.
-const OF_GROUP: f64 = 0.8;
+/// What the kernel holds for us beyond the maps (page tables, buffers, the program's own pages), of a control group's limit: so much of
+/// it, and so many bytes at least.
+const RESERVE: f64 = 0.2;
+const LEAST_RESERVE: u64 = 32 << 20;
 /// No control group's limit is larger: version 1 says so for "none".
 const NONE: u64 = 1 << 60;
 
@@ -52,7 +53,7 @@ impl Group {
     pub fn memory_bytes(&self) -> Option<u64> {
         let limits = self.0.iter().filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok());
         let least = limits.filter(|bytes: &u64| *bytes < NONE).min()?;
-        Some((least as f64 * OF_GROUP) as u64)
+        Some(least.saturating_sub(((least as f64 * RESERVE) as u64).max(LEAST_RESERVE)))
     }
 }
 
@@ -116,12 +117,12 @@ mod tests {
         put("proc/self/cgroup", "0::/a/b\n");
         put("proc/self/mountinfo", &format!("1 1 0:1 / {}/cg rw - cgroup2 none rw\n", root.path().display()));
         put("cg/a/b/memory.max", "max\n");
-        put("cg/a/memory.max", "1000000\n");
+        put("cg/a/memory.max", "1000000000\n");
         put("memory.max", "5\n");
         let group = Group::find(&root.path().join("proc"));
-        assert_eq!(group.memory_bytes(), Some(800_000));
-        put("cg/a/b/memory.max", "500000\n");
-        assert_eq!(group.memory_bytes(), Some(400_000), "it may change");
+        assert_eq!(group.memory_bytes(), Some(800_000_000));
+        put("cg/a/b/memory.max", "500000000\n");
+        assert_eq!(group.memory_bytes(), Some(400_000_000), "it may change");
         put("cg/a/b/memory.max", "max\n");
         put("cg/a/memory.max", "9223372036854771712\n");
         assert_eq!(group.memory_bytes(), None);

@@ -4,6 +4,8 @@
 //! below [`CALM_SHARE`] of it give the last one back. No step back more than doubles what is used, so that it does not lead
 //! over the limit again by itself. Memory goes by the number of flows that fit.
 
+use crate::collector::tables::FIRST_SLOTS;
+
 /// Readings above the limit, one after the other, before something is shed.
 pub const OVER: u32 = 3;
 /// Readings far below the limit, one after the other, before something is taken up again.
@@ -12,7 +14,8 @@ pub const CALM: u32 = 5;
 pub const CALM_SHARE: f64 = 0.45;
 /// Flows that are always allowed.
 pub const LEAST_FLOWS: u64 = 1000;
-/// Fill of a table with the flows that it is for (`collector::tables`), and a table of two thirds of its size beside it while it moves.
+/// Fill of a table with the flows that it is for (`collector::tables`), and one of half its size beside it while flows move. It may be
+/// three quarters: for that moment a sixth more is used.
 const SLOTS_A_FLOW: f64 = 1.5 / 0.62;
 /// The bound of flows stays when it would change by less.
 const LOWER_BY: f64 = 0.95;
@@ -189,7 +192,8 @@ impl State {
         self.over_memory = if over { self.over_memory.saturating_add(1) } else { 0 };
         self.exhausted[1] &= over;
         let rest = used.memory_bytes.saturating_sub(used.tables_bytes);
-        let room = limits.memory_bytes.saturating_sub(rest) as f64;
+        // The table before those two goes when the kernel has the time: it is small, or long gone.
+        let room = limits.memory_bytes.saturating_sub(rest + FIRST_SLOTS * used.slot_bytes) as f64;
         let fit = ((room / (used.slot_bytes.max(1) as f64 * SLOTS_A_FLOW)) as u64).max(LEAST_FLOWS);
         let bound = self.shed.flows.unwrap_or(limits.flows).min(limits.flows);
         let scaled = |factor: f64| bound as f64 * factor;
@@ -324,7 +328,7 @@ mod tests {
         // 424 MiB are left.
         assert_eq!(feed(&mut state, memory(600, 100), 10), [Step::Shed(Resource::Memory)]);
         let bound = state.shed().flows.unwrap_or(0);
-        assert!((500_000..520_000).contains(&bound), "{bound}");
+        assert!((490_000..505_000).contains(&bound), "{bound}");
         // Tables of that size, and the old one beside, fit.
         let slots = bound as f64 / 0.62;
         assert!(slots * 360.0 * 1.5 <= (424 * MIB) as f64);
