@@ -111,7 +111,7 @@ pub(super) struct Work {
     out: Vec<FlowUpdate>,
     read: Vec<Event>,
     processed: u64,
-    lost: EventLoss,
+    invalid: u64,
     lost_seen: u64,
     overflow_warned: Option<Instant>,
     lost_warned: Option<Instant>,
@@ -172,7 +172,7 @@ impl Work {
             out: Vec::with_capacity(RUN),
             read: Vec::with_capacity(RUN),
             processed: 0,
-            lost: EventLoss::default(),
+            invalid: 0,
             lost_seen: 0,
             overflow_warned: None,
             lost_warned: None,
@@ -331,9 +331,7 @@ impl Work {
                 self.tend_tables();
             }
         }
-        let (invalid, lost) = self.events.take_losses();
-        self.lost.invalid += invalid;
-        self.lost.buffer_full += lost;
+        self.invalid += self.events.take_invalid();
         self.sink.flush();
     }
 
@@ -569,7 +567,7 @@ impl Work {
     /// Walks the whole table in a quarter of the flow timeout (a minute at most) to find idle flows, reading one
     /// cache line a flow; and at once, looking at each, when events were lost.
     fn sweep(&mut self, now_ns: u64) {
-        let lost = self.object.kind(nm_kind::NM_KIND_EVENT_LOST) + self.lost.invalid + self.lost.buffer_full;
+        let lost = self.object.kind(nm_kind::NM_KIND_EVENT_LOST) + self.invalid;
         let slots = self.slots();
         if lost > self.lost_seen {
             self.on_lost(lost - self.lost_seen);
@@ -695,8 +693,8 @@ impl Work {
             },
             events_processed: self.processed,
             events_lost: EventLoss {
-                buffer_full: self.lost.buffer_full + self.object.kind(nm_kind::NM_KIND_EVENT_LOST),
-                invalid: self.lost.invalid,
+                buffer_full: self.object.kind(nm_kind::NM_KIND_EVENT_LOST),
+                invalid: self.invalid,
             },
             tracing,
             icmp_errors_refused: self.object.kind(nm_kind::NM_KIND_QUOTE_REFUSED),

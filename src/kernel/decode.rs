@@ -85,11 +85,6 @@ pub fn perf_sample(record: &[u8]) -> Option<&[u8]> {
     record.get(12..12usize.checked_add(length)?)
 }
 
-/// The count of a perf "lost" record: header (8 bytes), id (8), lost (8).
-pub fn perf_lost(record: &[u8]) -> Option<u64> {
-    Some(u64::from_ne_bytes(bytes(record, 16)?))
-}
-
 /// The errors of `nm_hot::icmp_errors`.
 pub fn icmp_errors(bits: u8) -> IcmpErrors {
     const BITS: [(nm_icmp_error, IcmpError); 6] = [

@@ -48,7 +48,6 @@ impl Nudge {
 struct Inbox {
     events: VecDeque<Event>,
     invalid: u64,
-    lost: u64,
 }
 
 impl Inbox {
@@ -135,10 +134,9 @@ impl Events {
         count
     }
 
-    /// Events that could not be decoded, and those that the perf buffers lost, since the last call.
-    pub fn take_losses(&self) -> (u64, u64) {
-        let mut inbox = self.inbox.borrow_mut();
-        (std::mem::take(&mut inbox.invalid), std::mem::take(&mut inbox.lost))
+    /// Events that could not be decoded, since the last call.
+    pub fn take_invalid(&self) -> u64 {
+        std::mem::take(&mut self.inbox.borrow_mut().invalid)
     }
 }
 
@@ -222,7 +220,8 @@ unsafe extern "C" fn on_perf_event(
                 Some(bytes) => inbox.take(bytes),
                 None => inbox.invalid += 1,
             },
-            PERF_RECORD_LOST => inbox.lost += decode::perf_lost(record).unwrap_or(1),
+            // The programs have counted those: bpf_perf_event_output told them.
+            PERF_RECORD_LOST => {}
             _ => inbox.invalid += 1,
         }
     }

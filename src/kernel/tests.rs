@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::decode::{
-    Event, EventKind, Place, Places, event, interface_sum, key, perf_lost, perf_sample, tunnel, words_sum,
+    Event, EventKind, Place, Places, event, interface_sum, key, perf_sample, tunnel, words_sum,
 };
 use super::types::nm_cold;
 
@@ -40,7 +40,6 @@ fn perf_records_that_lie_about_their_length_are_none() {
     assert_eq!(perf_sample(&sample), Some(&[1u8, 2, 3, 4][..]));
     sample[8..12].copy_from_slice(&u32::MAX.to_ne_bytes());
     assert_eq!(perf_sample(&sample), None);
-    assert_eq!(perf_lost(&[0; 23]), None);
 }
 
 #[test]
@@ -93,7 +92,6 @@ proptest! {
     fn no_bytes_make_a_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
         let _ = event(&bytes);
         let _ = perf_sample(&bytes);
-        let _ = perf_lost(&bytes);
         let _ = tunnel(&bytes);
         let _ = words_sum::<2>(std::slice::from_ref(&bytes));
         let _ = interface_sum(&[bytes]);

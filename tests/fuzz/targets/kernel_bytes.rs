@@ -2,13 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use netmon::kernel::decode::{event, interface_sum, key, perf_lost, perf_sample, tunnel, words_sum};
+use netmon::kernel::decode::{event, interface_sum, key, perf_sample, tunnel, words_sum};
 use netmon::kernel::types::nm_cold;
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = event(bytes);
     let _ = perf_sample(bytes).map(event);
-    let _ = perf_lost(bytes);
     let _ = tunnel(bytes);
     let cpus: Vec<Vec<u8>> = bytes.chunks(40).map(<[u8]>::to_vec).collect();
     let _ = words_sum::<2>(&cpus);
