@@ -31,13 +31,11 @@ NM_GLOBAL int nm_tell_datagram(u32 unused)
 	return nm_is_dns(0) ? NM_APP_DNS : NM_APP_NONE;
 }
 
-NM_GLOBAL int nm_tell_stream(u32 unused)
+/* Inlined: the longest way down from a hook has no room for one frame more (512 bytes, see bpf/README.md). */
+static __always_inline int nm_tell_stream(struct nm_look *look)
 {
-	struct nm_look *look = nm_looked_at();
 	int found;
 
-	if (!look)
-		return NM_APP_NONE;
 	/* What turns to TLS later (STARTTLS) stays what it was. */
 	if (nm_is_tls(look) && look->begins)
 		return NM_APP_TLS;
@@ -63,7 +61,7 @@ static __always_inline u32 nm_learn(struct __sk_buff *skb, struct nm_look *look,
 			look->detail = nm_tls_version(skb);
 		return known;
 	}
-	found = tcp ? nm_tell_stream(0) : nm_tell_datagram(0);
+	found = tcp ? nm_tell_stream(look) : nm_tell_datagram(0);
 	if (found == NM_APP_HTTP2 && nm_speaks_of_grpc())
 		found = NM_APP_GRPC;
 	if (found == NM_APP_TLS && !look->opener)
