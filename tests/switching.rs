@@ -48,10 +48,20 @@ fn new_flows(agent: &Agent<'_>) -> Vec<Value> {
     let last = jiff::Timestamp::now();
     let mut new = Vec::new();
     agent.wait("new connections to end", 20, |agent| {
-        new = flows(agent).into_iter().filter(|flow| start(flow) > last).collect();
+        let ended = |flow: &Value| start(flow) > last && flow["status"] != "active";
+        new = flows(agent).into_iter().filter(ended).collect();
         new.len() >= 5
     });
     new
+}
+
+/// Waits until traffic no longer adds to a count: what was under way has been told.
+fn assert_at_rest(agent: &Agent<'_>, what: &str, count: impl Fn(&Agent<'_>) -> f64) {
+    agent.wait(what, 20, |agent| {
+        let told = count(agent);
+        new_flows(agent);
+        count(agent) == told
+    });
 }
 
 /// Each packet of the interface was seen and has its outcome; flows and metrics hold what was counted.
@@ -76,10 +86,9 @@ fn protocol_detection_goes_off_and_on_under_traffic() {
         agent.wait("responses to be counted", 10, |agent| responses(agent) > told);
 
         switch(&agent, "protocol_detection", false);
-        let told = responses(&agent);
         let off = new_flows(&agent);
         assert!(off.iter().all(|flow| flow["app_protocol"] == Value::Null), "{off:#?}");
-        assert_eq!(responses(&agent), told, "no message is looked at");
+        assert_at_rest(&agent, "no message to be looked at", responses);
         switch(&agent, "protocol_detection", true);
     }
     // The connection that was there all the time goes on to be counted.
@@ -112,10 +121,7 @@ fn latency_tracking_goes_off_and_on_under_traffic() {
             off.iter().all(|flow| flow["tcp"]["rtt_us"]["samples"].as_u64().unwrap_or(0) == 0),
             "{off:#?}"
         );
-        // Those of before have been told by now.
-        let told = samples(&agent);
-        new_flows(&agent);
-        assert_eq!(samples(&agent), told, "no round trip is taken");
+        assert_at_rest(&agent, "no round trip to be taken", samples);
         switch(&agent, "latency_tracking", true);
     }
     let told = samples(&agent);
