@@ -64,6 +64,21 @@ fn steps(agent: &Agent<'_>, of: &str) -> Vec<String> {
         .collect()
 }
 
+/// A datagram from each of so many sockets to each of so many ports.
+fn spray(net: &Net, sockets: u32, ports: u32) {
+    let end = 20_000 + ports;
+    net.exec(
+        "a",
+        &format!(
+            "python3 -c \"import socket\n\
+             for i in range({sockets}):\n\
+             \x20   s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+             \x20   for port in range(20000, {end}): s.sendto(b'x', ('10.1.0.3', port))\n\
+             \x20   s.close()\""
+        ),
+    );
+}
+
 #[test]
 fn too_little_cpu_sheds_in_order_and_a_higher_limit_takes_all_up_again() {
     let net = pair();
@@ -171,14 +186,7 @@ fn too_little_memory_keeps_fewer_flows_and_says_so() {
     assert!(code == 1 && doctor.contains("memory_limit is not held"), "{doctor}");
 
     // It can hold what there was room for, and counts the rest by protocol.
-    net.exec(
-        "a",
-        "python3 -c \"import socket\n\
-         for i in range(400):\n\
-         \x20   s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
-         \x20   for port in range(20000, 20200): s.sendto(b'x', ('10.1.0.3', port))\n\
-         \x20   s.close()\"",
-    );
+    spray(&net, 400, 200);
     agent.assert_law();
     let books = agent.books();
     let [counted, overflow] = ["counted", "overflow"].map(|name| books["outcomes"][name].as_u64().unwrap());
@@ -259,14 +267,7 @@ fn a_control_group_that_is_too_small_for_all_flows_kills_nobody() {
     assert_eq!((&now["limited_by_group"], &now["memory_limit_bytes"]), (&json!(true), &json!(68 << 20)));
     assert_eq!(shed(&agent), ["flows"]);
     // Three times what there is room for.
-    net.exec(
-        "a",
-        "python3 -c \"import socket\n\
-         for i in range(600):\n\
-         \x20   s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
-         \x20   for port in range(20000, 20500): s.sendto(b'x', ('10.1.0.3', port))\n\
-         \x20   s.close()\"",
-    );
+    spray(&net, 600, 500);
     agent.assert_law();
     let books = agent.books();
     let [counted, overflow] = ["counted", "overflow"].map(|name| books["outcomes"][name].as_u64().unwrap());

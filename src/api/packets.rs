@@ -14,7 +14,7 @@ use warp::http::StatusCode;
 use warp::hyper::body::Bytes;
 
 use super::filter::BadParameter;
-use super::server::{Reply, error, json, streamed};
+use super::server::{Asked, Reply, error, json, streamed};
 use super::source::Source;
 use crate::clock::WallClock;
 use crate::collector::trace::{Trace, TraceError};
@@ -216,33 +216,32 @@ fn parse(pairs: &[(String, String)], interfaces: &HashMap<u32, String>) -> Resul
 
 /// Starts a trace and ends it for all.
 pub(super) fn routes<S: Source>(
-    source: Arc<S>,
+    asked: Asked<S>,
     over: broadcast::Sender<()>,
 ) -> impl warp::Filter<Extract = (Reply,), Error = Rejection> + Clone + Send + Sync + 'static {
-    let given = warp::any().map(move || Arc::clone(&source));
+    let given = warp::any().map(move || asked.clone());
     let on = warp::get()
         .and(warp::path!("v1" / "packets"))
         .and(warp::query::<Vec<(String, String)>>())
         .and(given.clone())
-        .then(move |pairs: Vec<(String, String)>, source: Arc<S>| {
-            let over = over.subscribe();
+        .then(move |pairs: Vec<(String, String)>, asked: Asked<S>| {
+            let (over, source) = (over.subscribe(), Arc::clone(&asked.source));
             async move {
-                match tokio::task::spawn_blocking(move || begin(source, &pairs, over)).await {
+                match asked.make(move |_| begin(source, &pairs, over)).await {
                     Ok(reply) => reply,
                     Err(failure) => Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())),
                 }
             }
         });
     let off = warp::post().and(warp::path!("v1" / "packets" / "off")).and(given).then(
-        |source: Arc<S>| async move {
-            let collector = source.collector();
-            let (ended, collector) =
-                match tokio::task::spawn_blocking(move || (collector.end_trace(), collector)).await {
-                    Ok(ended) => ended,
-                    Err(failure) => {
-                        return Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string()));
-                    }
-                };
+        |asked: Asked<S>| async move {
+            let collector = asked.source.collector();
+            let ended = match asked.make(|source| source.collector().end_trace()).await {
+                Ok(ended) => ended,
+                Err(failure) => {
+                    return Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string()));
+                }
+            };
             // Whoever reads it lets go of it within a moment: then the next may begin.
             for _ in 0..40 {
                 if !collector.is_tracing() {

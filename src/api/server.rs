@@ -151,8 +151,8 @@ fn parse(pairs: &[(String, String)]) -> Result<Request, super::filter::BadParame
 }
 
 /// Who is asked, one after the other by each of [`TURNS`].
-struct Asked<S> {
-    source: Arc<S>,
+pub(super) struct Asked<S> {
+    pub(super) source: Arc<S>,
     turns: Arc<Semaphore>,
 }
 
@@ -165,7 +165,7 @@ impl<S> Clone for Asked<S> {
 impl<S: Source> Asked<S> {
     /// Makes an answer where waiting is allowed. The turn ends when that is done, not when the client goes: clients that don't
     /// wait would start any number otherwise.
-    async fn make<T: Send + 'static>(
+    pub(super) async fn make<T: Send + 'static>(
         self,
         make: impl FnOnce(&S) -> T + Send + 'static,
     ) -> Result<T, JoinError> {
@@ -204,13 +204,10 @@ pub async fn serve<S: Source>(
 ) {
     let (over, _) = broadcast::channel::<()>(1);
     let slots = Arc::new(Semaphore::new(DUMPS));
-    let config = super::config::routes(source.reloader())
-        .or(super::packets::routes(Arc::clone(&source), over.clone()))
-        .unify();
-    let given = {
-        let asked = Asked { source: Arc::clone(&source), turns: Arc::new(Semaphore::new(TURNS)) };
-        warp::any().map(move || asked.clone())
-    };
+    let asked = Asked { source: Arc::clone(&source), turns: Arc::new(Semaphore::new(TURNS)) };
+    let packets = super::packets::routes(asked.clone(), over.clone());
+    let config = super::config::routes(source.reloader()).or(packets).unify();
+    let given = warp::any().map(move || asked.clone());
     let status = warp::path!("v1" / "status").and(given.clone()).then(|asked: Asked<S>| async move {
         match asked.make(S::status).await {
             Ok(status) => Reply(json(StatusCode::OK, &status)),

@@ -243,6 +243,11 @@ pub struct Packets {
     pub time: String,
 }
 
+/// Those that have a value, as query pairs.
+fn given(all: &[(&str, &Option<String>)]) -> impl Iterator<Item = (String, String)> {
+    all.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value).clone()?)))
+}
+
 impl Packets {
     /// As query pairs.
     pub fn query(&self) -> Vec<(String, String)> {
@@ -253,11 +258,10 @@ impl Packets {
             ("port", &self.port),
             ("interface", &self.interface),
         ];
-        let texts = texts.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
         let outcomes = self.outcome.iter().map(|outcome| ("outcome", outcome));
         let bounds = [("rate", &self.rate), ("for", &self.time)];
-        let all = texts.chain(outcomes).chain(bounds);
-        all.map(|(name, value)| (name.to_owned(), value.clone())).collect()
+        let more = outcomes.chain(bounds).map(|(name, value)| (name.to_owned(), value.clone()));
+        given(&texts).chain(more).collect()
     }
 }
 
@@ -352,8 +356,7 @@ impl Dump {
             ("since", &self.since),
             ("sort", &self.sort),
         ];
-        let mut query: Vec<(String, String)> =
-            texts.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value).clone()?))).collect();
+        let mut query: Vec<(String, String)> = given(&texts).collect();
         if let Some(limit) = self.limit {
             query.push(("limit".into(), limit.to_string()));
         }
