@@ -12,24 +12,13 @@ use std::time::{Duration, Instant};
 
 use common::agent::{Agent, Held};
 use common::net::Net;
+use common::random::Random;
 
 /// a 10.1.0.1 ──veth── 10.1.0.2 b
 fn two_hosts() -> Net {
     let net = Net::new(&["a", "b"]);
     net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
     net
-}
-
-/// Numbers that look like chance, the same in each run (xorshift).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, most: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % most as u64) as usize
-    }
 }
 
 /// What is asked rightly.
@@ -45,7 +34,7 @@ const ASKED: [&str; 8] = [
 ];
 
 /// Something like it.
-fn frame(chance: &mut Chance) -> Vec<u8> {
+fn frame(chance: &mut Random) -> Vec<u8> {
     let mut bytes = ASKED[chance.below(ASKED.len())].as_bytes().to_vec();
     match chance.below(8) {
         0 => bytes.truncate(chance.below(bytes.len())),
@@ -118,7 +107,7 @@ fn thousands_of_malformed_requests_change_nothing_for_others() {
     let agent = Agent::start(&net, "a", "flow: { active_interval: 200ms }");
     net.exec("a", "ping -q -c 3 -i 0.05 -W 5 10.1.0.2");
     let socket = agent.socket();
-    let mut chance = Chance(0x6e65_746d_6f6e);
+    let mut chance = Random(0x6e65_746d_6f6e);
     let mut round = |frames: usize| {
         for _ in 0..frames {
             say_to_socket(&socket, &frame(&mut chance));

@@ -9,6 +9,8 @@ mod frame;
 #[path = "programs/loaded.rs"]
 #[allow(dead_code)]
 mod loaded;
+#[path = "common/random.rs"]
+mod random;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -23,36 +25,7 @@ use netmon::flow::key::Protocol;
 use netmon::kernel::decode;
 use netmon::kernel::object::{Features, TestProgram};
 use netmon::kernel::stats::Outcome;
-
-/// SplitMix64 (Steele, Lea, Flood 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
-    }
-
-    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())]
-    }
-
-    fn once_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
-    }
-
-    fn bytes(&mut self, most: usize) -> Vec<u8> {
-        let length = self.below(most + 1);
-        (0..length).map(|_| self.next() as u8).collect()
-    }
-}
+use random::Random;
 
 fn transport(random: &mut Random) -> (u8, Vec<u8>) {
     let (source, destination) = (random.next() as u16, random.one_of(&[53, 80, 443, 4789, 65_535]));

@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod foreign;
 pub mod net;
 pub mod prometheus;
+pub mod random;
 pub mod raw;
 pub mod relay;
 pub mod tcp;
