@@ -34,7 +34,7 @@ static __always_inline void nm_move_known(const struct nm_wide *from, u32 i, str
 		if (from->narrow.cold[i].protocol != IPPROTO_UDP && !to->track[slot].side[side].marks)
 			to->track[slot].side[side] = from->track[i].side[side];
 		to->timing[slot].app_tries[side] = from->timing[i].app_tries[side];
-		to->detail[slot].who[side] = from->detail[i].who[side];
+		to->timing[slot].who[side] = from->timing[i].who[side];
 		to->detail[slot].srtt_us[side] = from->detail[i].srtt_us[side];
 	}
 	to->timing[slot].answer_us = from->timing[i].answer_us;

@@ -62,7 +62,8 @@ NM_GLOBAL int nm_first_payload(struct __sk_buff *skb, u32 side)
 		if (on & NM_FEATURE_MESSAGES && timing->app != known)
 			nm_expect_messages(wide, slot, &scratch->packet);
 	}
-	if (timed)
+	/* Datagrams are counted (NM_FIRST_DATAGRAMS). */
+	if (timed && scratch->packet.protocol == IPPROTO_TCP)
 		wide->track[slot].side[side].marks |= NM_SIDE_KNOWN;
 	return 0;
 }
@@ -110,13 +111,17 @@ static __always_inline void nm_know(struct __sk_buff *skb, struct nm_bucket *buc
 	u32 slot = scratch->at.slot & (NM_SLOTS - 1);
 	struct nm_wide *wide = (struct nm_wide *)bucket;
 	struct nm_track *track = &wide->track[slot];
-	const u32 *who = wide->detail[slot].who;
+	const u32 *who = wide->timing[slot].who;
 	bool tcp = p->protocol == IPPROTO_TCP, old = false;
-	u32 on = nm_on();
+	u32 on = nm_on(), owner;
+	bool ask_receiver;
 
 	side &= 1;
-	if (on & NM_FEATURE_WHO && before < NM_WHO_PACKETS && (!who[side] || (!tcp && !who[!side])))
-		nm_ask_who(skb, side, bucket->hot[slot].owner[side]);
+	owner = bucket->hot[slot].owner[side];
+	/* Where the first datagram goes; a lookup costs as much as all else that is done for a new flow. */
+	ask_receiver = !before && p->protocol == IPPROTO_UDP && (!(owner & 1) || owner >> 1 == NM_LOOPBACK);
+	if (on & NM_FEATURE_WHO && before < NM_WHO_PACKETS && (!who[side] || (ask_receiver && !who[!side])))
+		nm_ask_who(skb, side, ask_receiver);
 	if (on & NM_FEATURE_MESSAGES && tcp)
 		old = nm_is_old(&track->side[side], p);
 	if (on & NM_FEATURE_TIMING) {

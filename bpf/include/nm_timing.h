@@ -245,7 +245,7 @@ NM_GLOBAL int nm_irregular(struct __sk_buff *skb, u32 side, u32 length, u32 now_
 NM_GLOBAL int nm_acknowledge(u32 side, bool repeated)
 {
 	struct nm_scratch *scratch = nm_in_hand();
-	struct nm_timing *timing;
+	struct nm_detail *detail;
 	struct nm_wide *wide;
 	struct nm_side *me;
 	u32 slot;
@@ -258,17 +258,17 @@ NM_GLOBAL int nm_acknowledge(u32 side, bool repeated)
 	slot = scratch->at.slot & (NM_SLOTS - 1);
 	side &= 1;
 	me = &wide->track[slot].side[side];
-	timing = &wide->timing[slot];
+	detail = &wide->detail[slot];
 	if (repeated) {
 		if (me->repeats < 255)
 			me->repeats++;
-		if (me->repeats == NM_BURST && timing->repeat_bursts[side] < 0xffff)
-			timing->repeat_bursts[side]++;
+		if (me->repeats == NM_BURST && detail->repeat_bursts[side] < 0xffff)
+			detail->repeat_bursts[side]++;
 		return 0;
 	}
 	/* The window has closed. */
-	if (timing->zero_windows[side] < 0xffff)
-		timing->zero_windows[side]++;
+	if (detail->zero_windows[side] < 0xffff)
+		detail->zero_windows[side]++;
 	return 0;
 }
 

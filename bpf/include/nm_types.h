@@ -202,7 +202,10 @@ struct nm_track {
 };
 _Static_assert(sizeof(struct nm_track) == 64, "one cache line");
 
-/* What a sample or a first payload writes. Round trips: from here to that side and back. */
+/*
+ * What a sample or the first packets write: of these lines a flow's first datagram touches this one alone. Round trips: from here to
+ * that side and back.
+ */
 struct nm_timing {
 	u64 rtt_sum_us[2]; /* atomic adds */
 	u32 rtt_samples[2];
@@ -214,8 +217,7 @@ struct nm_timing {
 	u8 app;		   /* enum nm_app | NM_APP_UNSURE */
 	u8 app_tries[2];   /* payloads of each side that were looked at */
 	u8 app_detail;	   /* by protocol: TLS minor version + 1; DNS: the last (rcode + 1) << 4 | enum nm_dns_type */
-	u16 zero_windows[2];
-	u16 repeat_bursts[2]; /* three or more acknowledgements repeated in a row */
+	u32 who[2];	   /* key of nm_names, or number of a cgroup, with NM_WHO_ flags; 0 = unknown */
 };
 _Static_assert(sizeof(struct nm_timing) == 64, "one cache line");
 
@@ -251,8 +253,9 @@ struct nm_detail {
 	u64 lanes_sum_us;	 /* their sum; the same */
 	u32 retransmits[2];	 /* segments; atomic adds */
 	u32 out_of_order[2];
-	u32 who[2];	/* key of nm_names, or number of a cgroup, with NM_WHO_ flags; 0 = unknown */
-	u32 srtt_us[2]; /* what the side's own kernel thinks; 0 = not a local socket */
+	u16 zero_windows[2];
+	u16 repeat_bursts[2]; /* three or more acknowledgements repeated in a row */
+	u32 srtt_us[2];	      /* what the side's own kernel thinks; 0 = not a local socket */
 };
 _Static_assert(sizeof(struct nm_detail) == 64, "one cache line");
 

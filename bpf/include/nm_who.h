@@ -105,8 +105,8 @@ static __always_inline u32 nm_receiver(struct __sk_buff *skb, const struct nm_pa
 	return found;
 }
 
-/* The packet in hand, one of its side's first. */
-NM_GLOBAL int nm_ask_who(struct __sk_buff *skb, u32 side, u32 owner)
+/* The packet in hand, one of its side's first. `ask_receiver`: whose socket it goes to, too. */
+NM_GLOBAL int nm_ask_who(struct __sk_buff *skb, u32 side, bool ask_receiver)
 {
 	struct nm_scratch *scratch = nm_in_hand();
 	const struct nm_packet *p;
@@ -119,14 +119,14 @@ NM_GLOBAL int nm_ask_who(struct __sk_buff *skb, u32 side, u32 owner)
 	if (!wide)
 		return 0;
 	p = &scratch->packet;
-	who = wide->detail[scratch->at.slot & (NM_SLOTS - 1)].who;
+	who = wide->timing[scratch->at.slot & (NM_SLOTS - 1)].who;
 	side &= 1;
 	if (!who[side]) {
 		found = nm_sender(skb, p);
 		if (found)
 			who[side] = found;
 	}
-	if (!who[!side] && p->protocol == IPPROTO_UDP && p->whole && (!(owner & 1) || owner >> 1 == NM_LOOPBACK)) {
+	if (ask_receiver && !who[!side] && p->whole) {
 		found = nm_receiver(skb, p);
 		if (found)
 			who[!side] = found;

@@ -167,8 +167,8 @@ pub fn measured(snapshot: &Snapshot) -> Measured {
         },
         retransmits: detail.retransmits[side],
         out_of_order: detail.out_of_order[side],
-        zero_windows: timing.zero_windows[side],
-        repeated_acks: timing.repeat_bursts[side],
+        zero_windows: detail.zero_windows[side],
+        repeated_acks: detail.repeat_bursts[side],
         srtt_us: detail.srtt_us[side],
     };
     let known = |us: u32| (us > 0).then_some(us);
@@ -214,7 +214,7 @@ pub fn tls_version(timing: &nm_timing) -> Option<TlsVersion> {
     (app(timing) == Some(App::Tls)).then(|| TlsVersion::of_minor(timing.app_detail.checked_sub(1)?)).flatten()
 }
 
-/// `NM_WHO_CGROUP` and `NM_WHO_FOUND` of `nm_detail::who`.
+/// `NM_WHO_CGROUP` and `NM_WHO_FOUND` of `nm_timing::who`.
 const WHO_CGROUP: u32 = 1 << 31;
 const WHO_FOUND: u32 = 1 << 30;
 
@@ -222,7 +222,7 @@ const WHO_FOUND: u32 = 1 << 30;
 pub fn who(snapshot: &Snapshot, is_local: impl Fn(&IpAddr) -> bool) -> [Who; 2] {
     let cold = &snapshot.cold;
     let opener = usize::from(cold.opener & 1);
-    [opener, 1 - opener].map(|side| match snapshot.detail.who[side] {
+    [opener, 1 - opener].map(|side| match snapshot.timing.who[side] {
         0 => Who::Unknown,
         cgroup if cgroup & WHO_CGROUP != 0 => Who::Cgroup(cgroup & !(WHO_CGROUP | WHO_FOUND)),
         found if found & WHO_FOUND != 0 => match address(&cold.address[side], cold.family) {

@@ -406,8 +406,8 @@ impl Table {
                 add64(&raw mut (*timing).rtt_sum_us[side], old.timing.rtt_sum_us[side]);
                 add32(&raw mut (*timing).rtt_samples[side], old.timing.rtt_samples[side]);
                 for (cell, more) in [
-                    (&raw mut (*timing).zero_windows[side], old.timing.zero_windows[side]),
-                    (&raw mut (*timing).repeat_bursts[side], old.timing.repeat_bursts[side]),
+                    (&raw mut (*detail).zero_windows[side], old.detail.zero_windows[side]),
+                    (&raw mut (*detail).repeat_bursts[side], old.detail.repeat_bursts[side]),
                 ] {
                     cell.write_volatile(cell.read_volatile().saturating_add(more));
                 }
