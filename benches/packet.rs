@@ -76,10 +76,10 @@ fn load(flows: u64, features: &Features) -> (Object, Table) {
     let features = features.clone();
     let options =
         Options { transport: None, event_buffer_events: 1 << 22, features, bench: true, drops: false };
-    let mut object = Object::load(&options).expect("load (root is needed)");
+    let object = Object::load(&options).expect("load (root is needed)");
     let table = Table::create((flows * 10 / 6).max(16_384), layout).expect("create a table");
     object.install(0, &table).expect("install the table");
-    object.control().set_buckets(0, table.buckets());
+    object.set_control(|control| control.buckets[0] = table.buckets());
     // Test runs come from the loopback device, interface 1.
     object.add_interface(1, 14).expect("add the interface");
     (object, table)
@@ -120,8 +120,8 @@ fn many(wanted: &dyn Fn(&str) -> bool, level: &str, features: &Features) {
         if !wanted(&name) {
             continue;
         }
-        let (mut object, _table) = load(u64::from(flows), features);
-        object.control().set_bench_flows(flows);
+        let (object, _table) = load(u64::from(flows), features);
+        object.set_control(|control| control.bench_flows = flows);
         object.run_on_frame(TestProgram::BenchFlows, &frame(17), flows * 12).expect("fill the table");
         line(&name, compare(&object, TestProgram::BenchEmpty, TestProgram::BenchFlows, &frame(17)));
     }

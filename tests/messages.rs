@@ -377,19 +377,18 @@ fn names_are_kept_only_when_asked_for() {
 
 #[test]
 fn counts_of_a_flow_move_with_it() {
-    let mut wire = Wire::new();
+    let wire = Wire::new();
     wire.ask(4000, &query(1, A));
     wire.ask(4000, &query(2, AAAA));
     wire.answer(4000, &response(1, 0));
     let other = Table::create(4096, wire.object.features().layout()).unwrap();
     wire.object.install(1, &other).unwrap();
-    let mut control = wire.object.control();
-    control.set_buckets(1, other.buckets());
-    control.set_previous(0);
-    control.set_current(1);
-    control.set_move_cursor(0);
+    wire.object.set_control(|control| {
+        control.buckets[1] = other.buckets();
+        (control.current, control.previous, control.move_cursor) = (1, 0, 0);
+    });
     wire.object.move_buckets(wire.table.buckets()).unwrap();
-    wire.object.control().set_previous(NO_TABLE);
+    wire.object.set_control(|control| control.previous = NO_TABLE);
     // It waits under the flow's tag, wherever the flow is.
     wire.answer(4000, &response(2, 3));
     let from = (0..wire.table.slots()).find(|slot| wire.table.tag(*slot) != 0).unwrap();

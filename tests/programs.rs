@@ -400,8 +400,8 @@ fn without_room_packets_count_as_overflow_by_protocol() {
 
 #[test]
 fn sampling_keeps_whole_flows_and_counts_what_it_leaves_out() {
-    let mut bench = Bench::with_slots(16_384);
-    bench.object.control().set_sample_below(u32::MAX / 10);
+    let bench = Bench::with_slots(16_384);
+    bench.object.set_control(|control| control.sample_below = u32::MAX / 10);
     let (flows, packets_each) = (5000u16, 3);
     for _ in 0..packets_each {
         for port in 0..flows {

@@ -175,14 +175,12 @@ impl Tables {
     fn publish(&mut self, object: &mut Object, entry: u32, table: Table) -> std::io::Result<()> {
         let table = Arc::new(table);
         object.install(entry, &table)?;
-        let mut control = object.control();
-        control.set_buckets(entry, table.buckets());
         if self.entries[self.current as usize].is_some() {
-            control.set_previous(self.current);
             self.previous = self.current;
         }
-        control.set_current(entry);
         self.current = entry;
+        object.set_control(|control| control.buckets[entry as usize] = table.buckets());
+        object.set_control(|control| (control.current, control.previous) = (self.current, self.previous));
         self.entries[entry as usize] = Some(table);
         self.share();
         Ok(())
@@ -338,7 +336,7 @@ impl Tables {
                 Resize::Published(grace.after_now())
             }
             Resize::Published(number) if grace.passed(number) => {
-                object.control().set_move_cursor(0);
+                object.set_control(|control| control.move_cursor = 0);
                 Resize::Moving
             }
             Resize::Moving => {
@@ -347,7 +345,7 @@ impl Tables {
                     return Err(error);
                 }
                 let end = self.get(self.previous).map_or(0, |table| table.buckets());
-                if object.control().move_cursor() >= end {
+                if object.control().move_cursor >= end {
                     Resize::Merging(grace.after_now())
                 } else {
                     Resize::Moving
@@ -361,18 +359,16 @@ impl Tables {
                 if next < end {
                     Resize::Collecting { at: next, left }
                 } else if left == 0 {
-                    object.control().set_previous(NO_TABLE);
+                    object.set_control(|control| control.previous = NO_TABLE);
                     Resize::Retiring(grace.after_now())
                 } else {
                     Resize::Again(
-                        Instant::now() + if object.control().move_failed() > 0 { AGAIN } else { SOON },
+                        Instant::now() + if object.control().move_failed > 0 { AGAIN } else { SOON },
                     )
                 }
             }
             Resize::Again(until) if Instant::now() >= until => {
-                let mut control = object.control();
-                control.set_move_failed(0);
-                control.set_move_cursor(0);
+                object.set_control(|control| (control.move_cursor, control.move_failed) = (0, 0));
                 Resize::Moving
             }
             Resize::Retiring(number) if grace.passed(number) => {

@@ -133,7 +133,7 @@ pub(super) struct Work {
 impl Work {
     #[expect(clippy::too_many_arguments, reason = "the parts of the thread, each made by its own room")]
     pub(super) fn new(
-        mut object: Object,
+        object: Object,
         tables: Tables,
         events: Events,
         grace: Grace,
@@ -144,11 +144,12 @@ impl Work {
         heartbeat: Arc<AtomicU64>,
     ) -> Self {
         let context = view.context.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut control = object.control();
-        control.set_sample_below(live::threshold(settings.sampling_rate));
-        control.set_interval_ticks(clock::ticks(settings.active_interval));
-        // Before the first hook is there: what it meets halfway may be translated.
-        control.set_ask_in(1);
+        object.set_control(|control| {
+            control.sample_below = live::threshold(settings.sampling_rate);
+            control.interval_ticks = clock::ticks(settings.active_interval);
+            // Before the first hook is there: what it meets halfway may be translated.
+            control.ask_in = 1;
+        });
         Self {
             hooks: Hooks::new(settings.method),
             drops: Drops::default(),
@@ -168,7 +169,7 @@ impl Work {
             behind: false,
             began: Instant::now(),
             last_event: Instant::now(),
-            wake_bytes: control.wake_bytes(),
+            wake_bytes: object.control().wake_bytes,
             out: Vec::with_capacity(RUN),
             read: Vec::with_capacity(RUN),
             processed: 0,
@@ -264,7 +265,7 @@ impl Work {
                 let _ = answer.send(());
             }
             Command::Tracing(on, answer) => {
-                self.object.control().set_tracing(u32::from(on));
+                self.object.set_control(|control| control.tracing = u32::from(on));
                 let _ = answer.send(());
             }
             // Whoever asked may have gone.
@@ -301,12 +302,11 @@ impl Work {
         let room = self.tables.room(self.ledger.taken());
         let wake_bytes = if self.is_quiet() { 0 } else { self.wake_bytes };
         self.noted = 0;
-        let mut control = self.object.control();
-        control.set_opened(0);
-        control.set_room(room);
         // Before the ring is read: what comes after the last read finds it asleep.
-        control.set_wake_bytes(wake_bytes);
-        control.set_waking(0);
+        self.object.set_control(|control| {
+            (control.opened, control.room) = (0, room);
+            (control.wake_bytes, control.waking) = (wake_bytes, 0);
+        });
         for run in 1.. {
             let mut read = std::mem::take(&mut self.read);
             read.clear();
@@ -659,7 +659,7 @@ impl Work {
     fn stats(&mut self) -> KernelStats {
         let drops = self.drops.read(&self.object);
         let overflow = self.object.overflow();
-        let tracing = self.object.control().tracing() != 0;
+        let tracing = self.object.control().tracing != 0;
         let kinds = |outcome: Outcome, kinds: &[(nm_kind, &str)]| -> Vec<KindCount> {
             kinds
                 .iter()

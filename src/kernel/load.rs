@@ -2,7 +2,7 @@
 //! can do without is left out. Errors say what was attempted and what to do.
 
 use std::mem::MaybeUninit;
-use std::sync::atomic::Ordering;
+use std::os::fd::AsFd;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, OpenObject};
@@ -12,9 +12,10 @@ use super::conntrack::Conntrack;
 use super::decode;
 use super::drops::{self, Drops, Watch};
 use super::object::{By, Features, GRACE_ENTRY, NO_TABLE, Object, Options, Transport};
-use super::skeleton::types::{nm_http_counts, nm_http_server, nm_nat_by, nm_transport};
+use super::shared::Shared;
+use super::skeleton::types::{bss, nm_http_counts, nm_http_server, nm_nat_by, nm_transport};
 use super::skeleton::{NetmonSkelBuilder, OpenNetmonSkel};
-use super::table::{Table, word};
+use super::table::Table;
 use crate::flow::measured::LANES;
 
 /// What the rest can do without.
@@ -205,19 +206,22 @@ fn load_with(
     open.progs.nm_sock_create.set_autoload(names);
     open.progs.nm_sock_older.set_autoload(older);
     let ring = size_maps(&mut open, options, transport, drops.is_some())?;
+    if let Some(bss) = open.maps.bss_data.as_deref_mut() {
+        let control = &mut bss.nm_control;
+        control.previous = NO_TABLE;
+        control.sample_below = u32::MAX;
+        control.interval_ticks = 4768;
+        control.room = u32::MAX;
+        control.wake_bytes = ring / 2;
+    }
     if sums {
         for mut program in open.open_object_mut().progs_mut() {
             program.set_log_level(VERIFIER_SUMS);
         }
     }
-    let mut skel = open.load().map_err(refused)?;
-    if let Some(bss) = skel.maps.bss_data.as_deref_mut() {
-        word(&mut bss.nm_control.previous).store(NO_TABLE, Ordering::Relaxed);
-        word(&mut bss.nm_control.sample_below).store(u32::MAX, Ordering::Relaxed);
-        word(&mut bss.nm_control.interval_ticks).store(4768, Ordering::Relaxed);
-        word(&mut bss.nm_control.room).store(u32::MAX, Ordering::Relaxed);
-        word(&mut bss.nm_control.wake_bytes).store(ring / 2, Ordering::Relaxed);
-    }
+    let skel = open.load().map_err(refused)?;
+    let bss = Shared::map(&skel.maps.bss.as_fd(), size_of::<bss>())
+        .map_err(|source| LoadError::Step { what: "map the words shared with the programs", source })?;
     let rest = [0; size_of::<nm_http_counts>()];
     skel.maps
         .nm_http
@@ -239,8 +243,16 @@ fn load_with(
     }
     let features = features.clone();
     let drops_on = watch.is_some();
-    let mut object =
-        Object { skel, transport, features: features.clone(), conntrack, drops: watch, drops_on, left_out };
+    let mut object = Object {
+        skel,
+        bss,
+        transport,
+        features: features.clone(),
+        conntrack,
+        drops: watch,
+        drops_on,
+        left_out,
+    };
     object.switch(&features, drops_on);
     object
         .install(GRACE_ENTRY, &inner)

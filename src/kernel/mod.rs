@@ -21,6 +21,7 @@ pub mod ntp;
 pub mod object;
 pub mod pairing;
 pub mod sampling;
+mod shared;
 mod skeleton;
 pub mod stats;
 pub mod table;
@@ -31,8 +32,8 @@ pub mod tunnels;
 /// The types shared with the programs, generated from `bpf/include/nm_types.h`.
 pub mod types {
     pub use super::skeleton::types::{
-        nm_bucket, nm_cold, nm_detail, nm_event, nm_event_kind, nm_hot, nm_icmp_error, nm_interface, nm_kind,
-        nm_timing, nm_told,
+        nm_bucket, nm_cold, nm_control, nm_detail, nm_event, nm_event_kind, nm_hot, nm_icmp_error,
+        nm_interface, nm_kind, nm_timing, nm_told,
     };
 }
 

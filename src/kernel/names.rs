@@ -1,6 +1,5 @@
 //! Names of sockets: attaching the program that takes them down, naming the sockets that are older, and reading what was
 //! taken down. See `bpf/sock.bpf.c`.
-#![allow(unsafe_code)]
 
 use std::io::Read;
 use std::mem::offset_of;
@@ -35,9 +34,6 @@ pub struct NameReader {
 pub struct Named {
     _link: Link,
 }
-
-// SAFETY: a link is a descriptor and its record in memory, not tied to a thread; it is only ever dropped.
-unsafe impl Send for Named {}
 
 impl Object {
     /// What reads the names; `None` when the object was loaded without naming.

@@ -1,18 +1,18 @@
 //! The loaded BPF object: load-time settings, and access to its maps and programs.
-#![allow(unsafe_code)]
 
+use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::atomic::Ordering;
 
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
 use super::decode;
 use super::drops::Watch;
 use super::load::{LeftOut, Part};
+use super::shared::Shared;
 use super::skeleton::NetmonSkel;
-use super::skeleton::types::nm_kind;
+use super::skeleton::types::{__sk_buff, bss, nm_control, nm_kind};
 use super::stats::RunTime;
-use super::table::{Layout, Table, word};
+use super::table::{Layout, Table};
 use crate::flow::app::App;
 use crate::flow::tunnel::TunnelKind;
 
@@ -152,6 +152,8 @@ impl MessageFeatures {
 pub struct Object {
     /// Programs and maps.
     pub(super) skel: NetmonSkel<'static>,
+    /// What the programs call `.bss`. The skeleton's own reference to it is not for memory that others write.
+    pub(super) bss: Shared,
     pub(super) transport: Transport,
     pub(super) features: Features,
     /// Unless translated conversations are left alone.
@@ -162,10 +164,6 @@ pub struct Object {
     pub(super) drops_on: bool,
     pub(super) left_out: Vec<LeftOut>,
 }
-
-// SAFETY: libbpf objects are not tied to a thread; `Object` is moved once, into the collector thread, and is
-// never shared (it is not Sync).
-unsafe impl Send for Object {}
 
 impl Object {
     /// How events travel.
@@ -181,9 +179,10 @@ impl Object {
     /// Switches features, from the next packet on: those that are loaded. What is not loaded stays off.
     pub fn switch(&mut self, features: &Features, drops: bool) {
         self.drops_on = drops;
-        let mut control = self.control();
-        control.set_apps(features.apps());
-        control.set_features(features.bits() | u32::from(drops) << 5);
+        self.set_control(|control| {
+            control.apps = features.apps();
+            control.features = features.bits() | u32::from(drops) << 5;
+        });
     }
 
     /// What was asked for and is not done.
@@ -206,9 +205,14 @@ impl Object {
         self.left_out.push(LeftOut { part, why });
     }
 
-    /// The control block shared with the programs.
-    pub fn control(&mut self) -> Control<'_> {
-        Control { object: self }
+    /// The words shared with the programs, as they are now.
+    pub fn control(&self) -> nm_control {
+        self.bss.load(offset_of!(bss, nm_control)).unwrap_or_default()
+    }
+
+    /// Changes some of them. Programs may see two as changed before all are.
+    pub fn set_control(&self, change: impl Fn(&mut nm_control)) {
+        self.bss.update(offset_of!(bss, nm_control), change);
     }
 
     /// Puts a table into an entry of the outer map. Returns after a grace period: every program that could
@@ -267,8 +271,8 @@ impl Object {
         frame: &[u8],
         stamp_ns: u64,
     ) -> std::io::Result<()> {
-        let mut context = [0u8; size_of::<super::skeleton::types::__sk_buff>()];
-        let at = std::mem::offset_of!(super::skeleton::types::__sk_buff, hwtstamp);
+        let mut context = [0u8; size_of::<__sk_buff>()];
+        let at = offset_of!(__sk_buff, hwtstamp);
         context[at..at + 8].copy_from_slice(&stamp_ns.to_ne_bytes());
         let input =
             ProgramInput { data_in: Some(frame), context_in: Some(&mut context), ..Default::default() };
@@ -373,63 +377,4 @@ pub fn accounted_bytes(fd: i32) -> u64 {
 pub(super) fn fdinfo(fd: i32, name: &str) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
     text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
-}
-
-/// The words shared with the programs.
-pub struct Control<'a> {
-    object: &'a mut Object,
-}
-
-macro_rules! control_words {
-    ($($name:ident, $set:ident: $doc:literal;)+) => {
-        impl Control<'_> {$(
-            #[doc = concat!("Reads ", $doc, ".")]
-            pub fn $name(&mut self) -> u32 {
-                self.cell(|control| &mut control.$name).map_or(0, |cell| cell.load(Ordering::Acquire))
-            }
-            #[doc = concat!("Sets ", $doc, ".")]
-            pub fn $set(&mut self, value: u32) {
-                if let Some(cell) = self.cell(|control| &mut control.$name) {
-                    cell.store(value, Ordering::Release);
-                }
-            }
-        )+}
-    };
-}
-
-control_words! {
-    current, set_current: "the table that takes new flows";
-    previous, set_previous: "the table that is being emptied";
-    wake_bytes, set_wake_bytes: "bytes in the ring at which the reader is woken; 0 = at the first event";
-    sample_below, set_sample_below: "the sampling threshold; `u32::MAX` keeps every flow";
-    features, set_features: "features that are on, of those that are loaded";
-    apps, set_apps: "protocols that may be told";
-    interval_ticks, set_interval_ticks: "the reporting interval";
-    move_cursor, set_move_cursor: "the bucket that `nm_move` looks at next";
-    move_failed, set_move_failed: "the number of flows that found no room when moved";
-    waking, set_waking: "whether the reader was woken";
-    bench_flows, set_bench_flows: "how many flows the yardsticks spread over; 0 = a new one each time";
-    ask_in, set_ask_in: "whether conntrack is asked for packets that come in";
-    tracing, set_tracing: "whether packets are traced";
-    opened, set_opened: "how many slots were claimed since the reader came";
-    room, set_room: "how many may be claimed before the reader is woken";
-}
-
-impl Control<'_> {
-    fn cell(
-        &mut self,
-        pick: impl FnOnce(&mut super::skeleton::types::nm_control) -> &mut u32,
-    ) -> Option<&std::sync::atomic::AtomicU32> {
-        let bss = self.object.skel.maps.bss_data.as_deref_mut()?;
-        Some(word(pick(&mut bss.nm_control)))
-    }
-
-    /// Sets the number of buckets of an entry of the outer map.
-    pub fn set_buckets(&mut self, entry: u32, buckets: u32) {
-        if let Some(bss) = self.object.skel.maps.bss_data.as_deref_mut()
-            && let Some(cell) = bss.nm_control.buckets.get_mut(entry as usize)
-        {
-            word(cell).store(buckets, Ordering::Release);
-        }
-    }
 }

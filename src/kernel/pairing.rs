@@ -1,12 +1,12 @@
 //! Making one flow of a translated conversation that the agent was told of (`nm_pair_told`).
-#![allow(unsafe_code)]
 
+use std::mem::offset_of;
 use std::net::{IpAddr, SocketAddr};
 
 use libbpf_rs::ProgramInput;
 
 use super::object::{NO_TABLE, Object};
-use super::skeleton::types::{nm_pairing, nm_translated};
+use super::skeleton::types::{bss, nm_pairing, nm_translated};
 
 /// The addresses of a translated conversation, as its opener sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,10 +58,7 @@ impl Object {
     /// # Errors
     /// The kernel's.
     pub fn pair(&mut self, keys: &Translated, only_tags: bool) -> std::io::Result<Pairing> {
-        let shared: *mut nm_pairing = match self.skel.maps.bss_data.as_deref_mut() {
-            Some(bss) => &raw mut bss.nm_pairing,
-            None => return Err(std::io::ErrorKind::Unsupported.into()),
-        };
+        let at = offset_of!(bss, nm_pairing);
         let asked = nm_pairing {
             keys: nm_translated {
                 address: keys.addresses,
@@ -73,14 +70,11 @@ impl Object {
             only_tags: u32::from(only_tags),
             ..Default::default()
         };
-        // SAFETY: it points into the mapped .bss, which lives as long as the object. Only this thread and the program that it
-        // runs below use it, one after the other.
-        unsafe { shared.write_volatile(asked) };
+        self.bss.store(at, asked);
         let packet = [0u8; 64];
         let input = ProgramInput { data_in: Some(&packet), ..Default::default() };
         self.skel.progs.nm_pair_told.test_run(input).map_err(std::io::Error::other)?;
-        // SAFETY: as above; plain integers, for which every bit pattern is valid.
-        let answer = unsafe { shared.read_volatile() };
+        let answer: nm_pairing = self.bss.load(at).unwrap_or_default();
         Ok(Pairing {
             tags: answer.tags,
             swapped: answer.swapped != 0,

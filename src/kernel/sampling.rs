@@ -8,16 +8,16 @@ use std::io;
 use std::mem::offset_of;
 use std::os::fd::FromRawFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use libbpf_sys::{perf_event_attr, perf_event_mmap_page};
-use memmap2::{MmapOptions, MmapRaw};
+
+use super::shared::Shared;
 
 /// Bytes of samples that a thread's buffer holds: 24 each.
 const DATA_BYTES: usize = 32 * 1024;
 /// Header, instruction pointer, process and thread.
 const SAMPLE_BYTES: usize = 24;
-const PERF_FLAG_FD_CLOEXEC: u64 = 8;
 
 /// A moment of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,8 +39,10 @@ pub struct Sampler {
 #[derive(Debug)]
 struct Stream {
     _event: File,
-    pages: MmapRaw,
+    /// A page that says how far each side has come, and the ring.
+    pages: Shared,
     page_bytes: usize,
+    ring_bytes: usize,
 }
 
 impl Sampler {
@@ -93,8 +95,9 @@ impl Stream {
         let with_kernel = Self::event(thread, hertz, false);
         let event = with_kernel.or_else(|_| Self::event(thread, hertz, true))?;
         let page_bytes = rustix::param::page_size();
-        let pages = MmapOptions::new().len(page_bytes + DATA_BYTES.max(page_bytes)).map_raw(&event)?;
-        Ok(Self { _event: event, pages, page_bytes })
+        let ring_bytes = DATA_BYTES.max(page_bytes);
+        let pages = Shared::map(&event, page_bytes + ring_bytes)?;
+        Ok(Self { _event: event, pages, page_bytes, ring_bytes })
     }
 
     fn event(thread: u32, hertz: u64, user_only: bool) -> io::Result<File> {
@@ -117,7 +120,7 @@ impl Stream {
                 thread,
                 -1,
                 -1,
-                PERF_FLAG_FD_CLOEXEC,
+                libbpf_sys::PERF_FLAG_FD_CLOEXEC,
             )
         };
         match i32::try_from(fd) {
@@ -129,40 +132,35 @@ impl Stream {
 
     /// Reads the ring; returns how many samples it had lost.
     fn drain(&self, each: &mut dyn FnMut(Sample)) -> u64 {
-        let size = self.pages.len() - self.page_bytes;
-        let head = self.word(offset_of!(perf_event_mmap_page, data_head)).load(Ordering::Acquire);
-        let tail_word = self.word(offset_of!(perf_event_mmap_page, data_tail));
-        let mut tail = tail_word.load(Ordering::Relaxed);
+        let word = |at: usize| self.pages.word(at);
+        let ends = word(offset_of!(perf_event_mmap_page, data_head))
+            .zip(word(offset_of!(perf_event_mmap_page, data_tail)));
+        let Some((head, read)) = ends else { return 0 };
+        let (head, mut tail) = (head.load(Ordering::Acquire), read.load(Ordering::Relaxed));
         let mut lost = 0;
         while head.saturating_sub(tail) >= 8 {
             // struct perf_event_header: type, misc, size.
-            let header = self.eight(tail, size);
+            let header = self.eight(tail);
             let (kind, length) = (header as u32, header >> 48);
             if length < 8 {
                 break;
             }
             if kind == libbpf_sys::PERF_RECORD_SAMPLE && length >= SAMPLE_BYTES as u64 {
-                let thread = (self.eight(tail + 16, size) >> 32) as u32;
-                each(Sample { address: self.eight(tail + 8, size), thread });
+                let thread = (self.eight(tail + 16) >> 32) as u32;
+                each(Sample { address: self.eight(tail + 8), thread });
             } else if kind == libbpf_sys::PERF_RECORD_LOST {
-                lost += self.eight(tail + 16, size);
+                lost += self.eight(tail + 16);
             }
             tail += length;
         }
-        tail_word.store(head, Ordering::Release);
+        read.store(head, Ordering::Release);
         lost
     }
 
     /// Eight bytes of the ring: records are multiples of eight, so they never lie across its end.
-    fn eight(&self, at: u64, size: usize) -> u64 {
-        let at = usize::try_from(at % size as u64).unwrap_or(0) & !7;
-        self.word(self.page_bytes + at).load(Ordering::Relaxed)
-    }
-
-    fn word(&self, offset: usize) -> &AtomicU64 {
-        debug_assert!(offset.is_multiple_of(8) && offset + 8 <= self.pages.len());
-        // SAFETY: within the mapping, which lives as long as `self`, aligned, and shared with the kernel alone.
-        unsafe { AtomicU64::from_ptr(self.pages.as_mut_ptr().add(offset).cast()) }
+    fn eight(&self, at: u64) -> u64 {
+        let at = usize::try_from(at % self.ring_bytes as u64).unwrap_or(0) & !7;
+        self.pages.word(self.page_bytes + at).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 }
 

@@ -3,19 +3,20 @@
 //! A slot's tag decides everything (see `nm_types.h`): 0 free, else live or, with [`DEAD`], leaving. Programs
 //! alone turn 0 into a tag; the collector alone kills, clears and keeps notes. Reading is free for every
 //! thread: a torn read is told by the tag, read before and after.
-#![allow(unsafe_code)]
 
-use std::mem::{offset_of, size_of};
+use std::marker::PhantomData;
+use std::mem::offset_of;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use libbpf_rs::{MapHandle, MapType};
-use memmap2::{MmapOptions, MmapRaw};
 
 use super::decode;
+use super::shared::{Plain, Shared};
 use super::skeleton::types::{
     nm_bucket, nm_cold, nm_detail, nm_dns, nm_hot, nm_timing, nm_told, nm_track, nm_wide,
 };
+use crate::flow::key::Protocol;
 use crate::flow::measured::NewRtts;
 use crate::flow::update::Counters;
 
@@ -29,15 +30,11 @@ pub const MOVED: u8 = 0x80;
 const MARK_ALIAS: u8 = 0x40;
 const MARK_SWAPPED: u8 = 0x80;
 
-const UDP: u8 = 17;
-const BPF_F_MMAPABLE: u32 = 1 << 10;
-const BPF_F_INNER_MAP: u32 = 1 << 12;
-
 /// One table: a BPF array of buckets, mapped.
 #[derive(Debug)]
 pub struct Table {
     map: MapHandle,
-    memory: MmapRaw,
+    memory: Shared,
     buckets: u32,
     layout: Layout,
 }
@@ -65,6 +62,40 @@ impl Layout {
     }
 }
 
+/// Where a bucket has the values of a kind, one a slot.
+struct Field<T> {
+    offset: usize,
+    stride: usize,
+    layout: Layout,
+    of: PhantomData<T>,
+}
+
+impl<T> Field<T> {
+    const fn of(layout: Layout, offset: usize) -> Self {
+        Self { offset, stride: size_of::<T>(), layout, of: PhantomData }
+    }
+
+    /// A part of each value of another.
+    const fn within<U>(whole: &Field<U>, offset: usize) -> Self {
+        assert!(offset + size_of::<T>() <= size_of::<U>());
+        Self { offset: whole.offset + offset, stride: whole.stride, layout: whole.layout, of: PhantomData }
+    }
+}
+
+const TAG: Field<u64> = Field::of(Layout::Narrow, offset_of!(nm_bucket, tags));
+const HOT: Field<nm_hot> = Field::of(Layout::Narrow, offset_of!(nm_bucket, hot));
+const SEEN: Field<[u32; 2]> = Field::within(&HOT, offset_of!(nm_hot, seen_ticks));
+const COLD: Field<nm_cold> = Field::of(Layout::Narrow, offset_of!(nm_bucket, cold));
+const TOLD: Field<nm_told> = Field::of(Layout::Narrow, offset_of!(nm_bucket, told));
+const TRACK: Field<nm_track> = Field::of(Layout::Wide, offset_of!(nm_wide, track));
+/// Of UDP, in the place of the track.
+const DNS: Field<nm_dns> = Field::within(&TRACK, 0);
+const TIMING: Field<nm_timing> = Field::of(Layout::Wide, offset_of!(nm_wide, timing));
+const DETAIL: Field<nm_detail> = Field::of(Layout::Wide, offset_of!(nm_wide, detail));
+/// Those of all slots of the bucket: half a word each.
+const TOLD_RETRANSMITS: Field<[u32; SLOTS as usize]> =
+    Field { stride: 0, ..Field::of(Layout::Wide, offset_of!(nm_wide, told_retransmits)) };
+
 /// A slot as it was read: consistent in itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
@@ -91,7 +122,7 @@ impl Table {
         let buckets = u32::try_from(slots.div_ceil(u64::from(SLOTS)).clamp(1, 1 << 24)).unwrap_or(1 << 24);
         let options = libbpf_sys::bpf_map_create_opts {
             sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
-            map_flags: BPF_F_MMAPABLE | BPF_F_INNER_MAP,
+            map_flags: libbpf_sys::BPF_F_MMAPABLE | libbpf_sys::BPF_F_INNER_MAP,
             ..Default::default()
         };
         let map = MapHandle::create(
@@ -103,8 +134,7 @@ impl Table {
             &options,
         )
         .map_err(std::io::Error::other)?;
-        let bytes = buckets as usize * layout.bucket_bytes();
-        let memory = MmapOptions::new().len(bytes).map_raw(&map.as_fd())?;
+        let memory = Shared::map(&map.as_fd(), buckets as usize * layout.bucket_bytes())?;
         Ok(Self { map, memory, buckets, layout })
     }
 
@@ -123,35 +153,29 @@ impl Table {
         self.buckets * SLOTS
     }
 
-    /// Address of a field of `nm_wide`, behind the narrow part; `None` in a narrow table.
-    fn wide_field<T>(&self, slot: u32, offset: usize) -> Option<*mut T> {
-        if self.layout == Layout::Wide { self.field(slot, offset) } else { None }
+    /// Where the value of a slot stands; beyond the table there is nothing. `None` if the table has none of its kind.
+    fn at<T>(&self, field: &Field<T>, slot: u32) -> Option<usize> {
+        let (bucket, index) = ((slot / SLOTS) as usize, (slot % SLOTS) as usize);
+        let has = field.layout == Layout::Narrow || self.layout == Layout::Wide;
+        has.then_some(bucket * self.layout.bucket_bytes() + field.offset + index * field.stride)
     }
 
-    /// Address of a slot's `nm_dns`, which lies over its `nm_track`.
-    fn dns_field(&self, slot: u32) -> Option<*mut nm_dns> {
-        const { assert!(size_of::<nm_dns>() <= size_of::<nm_track>()) };
-        Some(self.wide_field::<nm_track>(slot, offset_of!(nm_wide, track))?.cast())
+    fn load<T: Plain>(&self, field: &Field<T>, slot: u32) -> Option<T> {
+        self.memory.load(self.at(field, slot)?)
     }
 
-    /// Address of a bucket field's element `index` for a slot; `None` beyond the table.
-    fn field<T>(&self, slot: u32, offset: usize) -> Option<*mut T> {
-        let (bucket, index) = (slot / SLOTS, slot % SLOTS);
-        if bucket >= self.buckets {
-            return None;
+    fn store<T: Plain>(&self, field: &Field<T>, slot: u32, value: T) {
+        if let Some(at) = self.at(field, slot) {
+            self.memory.store(at, value);
         }
-        let at = bucket as usize * self.layout.bucket_bytes() + offset + index as usize * size_of::<T>();
-        debug_assert!(at + size_of::<T>() <= self.memory.len());
-        // SAFETY: `at` lies within the mapping: bucket and index are in range and every offset passed
-        // here is that of an array of SLOTS elements of T in nm_bucket, or in nm_wide if the table is that wide.
-        Some(unsafe { self.memory.as_mut_ptr().add(at) }.cast())
+    }
+
+    fn update<T: Plain>(&self, field: &Field<T>, slot: u32, change: impl Fn(&mut T)) -> Option<T> {
+        self.memory.update(self.at(field, slot)?, change)
     }
 
     fn tag_cell(&self, slot: u32) -> Option<&AtomicU64> {
-        let cell = self.field::<u64>(slot, offset_of!(nm_bucket, tags))?;
-        // SAFETY: in bounds and eight-byte aligned (the mapping is page aligned, nm_bucket a multiple of 8);
-        // programs and threads access it by whole-word loads and stores only.
-        Some(unsafe { AtomicU64::from_ptr(cell) })
+        self.memory.word(self.at(&TAG, slot)?)
     }
 
     /// Tag of a slot; 0 beyond the table.
@@ -185,36 +209,30 @@ impl Table {
         if tag == 0 {
             return None;
         }
-        let hot = self.field::<nm_hot>(slot, offset_of!(nm_bucket, hot))?;
-        let cold = self.field::<nm_cold>(slot, offset_of!(nm_bucket, cold))?;
-        // SAFETY: both are in bounds and aligned; the types are plain integers for which every bit pattern is
-        // valid. Programs write meanwhile: words are read whole (u64 and u32 loads), and the tag is read again.
-        let (hot, cold) = unsafe { (hot.read_volatile(), cold.read_volatile()) };
-        let timing = self.wide_field::<nm_timing>(slot, offset_of!(nm_wide, timing));
-        // SAFETY: as above.
-        let timing = timing.map_or_else(nm_timing::default, |timing| unsafe { timing.read_volatile() });
-        let detail = self.wide_field::<nm_detail>(slot, offset_of!(nm_wide, detail));
-        // SAFETY: as above.
-        let detail = detail.map_or_else(nm_detail::default, |detail| unsafe { detail.read_volatile() });
-        let dns = self.dns_field(slot).filter(|_| cold.protocol == UDP);
-        // SAFETY: as above.
-        let dns = dns.map_or_else(nm_dns::default, |dns| unsafe { dns.read_volatile() });
+        let cold = self.load(&COLD, slot)?;
+        let dns = if cold.protocol == Protocol::UDP.0 { self.load(&DNS, slot) } else { None };
+        let read = Snapshot {
+            tag,
+            hot: self.load(&HOT, slot)?,
+            cold,
+            timing: self.load(&TIMING, slot).unwrap_or_default(),
+            detail: self.load(&DETAIL, slot).unwrap_or_default(),
+            dns: dns.unwrap_or_default(),
+        };
+        // All that is read before the tag is read again.
+        fence(Ordering::Acquire);
         let again = self.tag(slot);
-        (again & !DEAD == tag & !DEAD).then_some(Snapshot { tag: again, hot, cold, timing, detail, dns })
+        (again & !DEAD == tag & !DEAD).then_some(Snapshot { tag: again, ..read })
     }
 
     /// Tick of the last packet of either direction; reads one cache line.
     pub fn last_tick(&self, slot: u32) -> u32 {
-        let Some(hot) = self.field::<nm_hot>(slot, offset_of!(nm_bucket, hot)) else { return 0 };
-        // SAFETY: in bounds and aligned; two whole-word loads of plain integers.
-        later(unsafe { (&raw const (*hot).seen_ticks).read_volatile() })
+        self.load(&SEEN, slot).map_or(0, later)
     }
 
     /// An alias is as young as its flow.
     pub fn touch(&self, slot: u32, tick: u32) {
-        let Some(hot) = self.field::<nm_hot>(slot, offset_of!(nm_bucket, hot)) else { return };
-        // SAFETY: in bounds and aligned; a whole-word store of a plain integer, which programs store as well.
-        unsafe { (&raw mut (*hot).seen_ticks[0]).write_volatile(tick) }
+        self.update(&SEEN, slot, |ticks| ticks[0] = tick);
     }
 
     /// Marks a live slot as leaving: from now on no packet finds it. False if it was not live.
@@ -228,229 +246,140 @@ impl Table {
         true
     }
 
-    /// Frees a slot that has been dead for a whole grace period.
+    /// Frees a slot that has been dead for a whole grace period: no program holds it any more.
     pub fn clear(&self, slot: u32) {
-        let fields = (
-            self.field::<nm_hot>(slot, offset_of!(nm_bucket, hot)),
-            self.field::<nm_cold>(slot, offset_of!(nm_bucket, cold)),
-            self.field::<nm_told>(slot, offset_of!(nm_bucket, told)),
-            self.tag_cell(slot),
-        );
-        if let (Some(hot), Some(cold), Some(told), Some(tag)) = fields {
-            debug_assert!(tag.load(Ordering::Relaxed) & DEAD != 0, "only a dead slot may be cleared");
-            // SAFETY: in bounds and aligned; after the grace period no program holds the slot, and the
-            // collector is the only thread that writes here.
-            unsafe {
-                hot.write(nm_hot::default());
-                cold.write(nm_cold::default());
-                told.write(nm_told::default());
-            }
-            let wide = (
-                self.wide_field::<nm_track>(slot, offset_of!(nm_wide, track)),
-                self.wide_field::<nm_timing>(slot, offset_of!(nm_wide, timing)),
-                self.wide_field::<nm_detail>(slot, offset_of!(nm_wide, detail)),
-                self.wide_field::<u32>(slot, offset_of!(nm_wide, told_retransmits)),
-            );
-            if let (Some(track), Some(timing), Some(detail), Some(told)) = wide {
-                // SAFETY: as above.
-                unsafe {
-                    track.write(nm_track::default());
-                    timing.write(nm_timing::default());
-                    detail.write(nm_detail::default());
-                    told.write(0);
-                }
-            }
+        debug_assert!(self.tag(slot) & DEAD != 0, "only a dead slot may be cleared");
+        self.store(&HOT, slot, nm_hot::default());
+        self.store(&COLD, slot, nm_cold::default());
+        self.store(&TOLD, slot, nm_told::default());
+        self.store(&TRACK, slot, nm_track::default());
+        self.store(&TIMING, slot, nm_timing::default());
+        self.store(&DETAIL, slot, nm_detail::default());
+        self.tell_retransmits(slot, 0);
+        if let Some(tag) = self.tag_cell(slot) {
             tag.store(0, Ordering::Release);
         }
     }
 
     /// What the agent has told of the flow in this slot, by side of the key.
     pub fn told(&self, slot: u32) -> nm_told {
-        self.field::<nm_told>(slot, offset_of!(nm_bucket, told))
-            // SAFETY: in bounds and aligned; only the collector writes it.
-            .map_or_else(nm_told::default, |told| unsafe { told.read() })
+        self.load(&TOLD, slot).unwrap_or_default()
     }
 
     /// Notes what has been told.
     pub fn set_told(&self, slot: u32, told: nm_told) {
-        if let Some(cell) = self.field::<nm_told>(slot, offset_of!(nm_bucket, told)) {
-            // SAFETY: in bounds and aligned; only the collector writes it.
-            unsafe { cell.write(told) }
-        }
+        self.store(&TOLD, slot, told);
     }
 
     fn told_retransmits(&self, slot: u32) -> u32 {
-        self.wide_field::<u32>(slot, offset_of!(nm_wide, told_retransmits))
-            // SAFETY: in bounds and aligned; only the collector writes it.
-            .map_or(0, |cell| unsafe { cell.read() })
+        self.load(&TOLD_RETRANSMITS, slot).map_or(0, |told| told[(slot % SLOTS) as usize])
     }
 
     /// Notes how many retransmits have been told; returns how many of them are new.
     pub fn tell_retransmits(&self, slot: u32, total: u32) -> u32 {
-        let Some(cell) = self.wide_field::<u32>(slot, offset_of!(nm_wide, told_retransmits)) else {
-            return 0;
-        };
-        // SAFETY: in bounds and aligned; only the collector writes it.
-        unsafe {
-            let before = cell.read();
-            cell.write(total);
-            total.wrapping_sub(before)
-        }
-    }
-
-    fn note_cells(&self, slot: u32) -> Option<(&AtomicU8, &AtomicU8)> {
-        let cold = self.field::<nm_cold>(slot, offset_of!(nm_bucket, cold))?.cast::<u8>();
-        // SAFETY: both offsets lie within nm_cold; single bytes that programs leave alone (nm_move runs
-        // only while the collector waits for it).
-        unsafe {
-            Some((
-                AtomicU8::from_ptr(cold.add(offset_of!(nm_cold, agent_direction))),
-                AtomicU8::from_ptr(cold.add(offset_of!(nm_cold, agent_flags))),
-            ))
-        }
+        let index = (slot % SLOTS) as usize;
+        let before = self.update(&TOLD_RETRANSMITS, slot, |told| told[index] = total);
+        before.map_or(0, |before| total.wrapping_sub(before[index]))
     }
 
     /// Writes the agent's own notes of a slot.
     pub fn set_notes(&self, slot: u32, direction: u8, flags: u8) {
-        if let Some((direction_cell, flags_cell)) = self.note_cells(slot) {
-            direction_cell.store(direction, Ordering::Relaxed);
-            flags_cell.store(flags, Ordering::Relaxed);
-        }
+        self.update(&COLD, slot, |cold| (cold.agent_direction, cold.agent_flags) = (direction, flags));
     }
 
     /// Adds an older slot's notes to those made since.
     pub fn add_notes(&self, slot: u32, direction: u8, flags: u8) {
-        if let Some((direction_cell, flags_cell)) = self.note_cells(slot) {
-            if direction_cell.load(Ordering::Relaxed) == 0 {
-                direction_cell.store(direction, Ordering::Relaxed);
+        self.update(&COLD, slot, |cold| {
+            if cold.agent_direction == 0 {
+                cold.agent_direction = direction;
             }
-            flags_cell.fetch_or(flags, Ordering::Relaxed);
-        }
+            cold.agent_flags |= flags;
+        });
     }
 
-    /// Adds what an old slot of the same flow counted: atomically, since packets are being counted here.
+    /// Adds what an old slot of the same flow counted.
     pub fn absorb(&self, slot: u32, old: &Snapshot, from: (&Self, u32)) {
-        let told = from.0.told(from.1);
-        let Some(cell) = self.field::<nm_hot>(slot, offset_of!(nm_bucket, hot)) else { return };
-        let hot = &old.hot;
-        for side in 0..2 {
-            // SAFETY: the first 32 bytes of nm_hot are packets[2] and bytes[2], eight-byte aligned, and
-            // programs change them by atomic adds only.
-            unsafe {
-                let packets = cell.cast::<u64>().add(offset_of!(nm_hot, packets) / 8 + side);
-                let bytes = cell.cast::<u64>().add(offset_of!(nm_hot, bytes) / 8 + side);
-                AtomicU64::from_ptr(packets).fetch_add(hot.packets[side], Ordering::Relaxed);
-                AtomicU64::from_ptr(bytes).fetch_add(hot.bytes[side], Ordering::Relaxed);
+        self.update(&HOT, slot, |hot| {
+            for side in 0..2 {
+                hot.packets[side] = hot.packets[side].wrapping_add(old.hot.packets[side]);
+                hot.bytes[side] = hot.bytes[side].wrapping_add(old.hot.bytes[side]);
             }
-        }
-        // A packet may have marked the old slot after its marks were taken along; programs do so again if they overwrite it.
-        // SAFETY: the offset lies within nm_hot.
-        let marks = unsafe { AtomicU8::from_ptr(cell.cast::<u8>().add(offset_of!(nm_hot, marks))) };
-        marks.fetch_or(hot.marks & decode::MARK_TUNNEL, Ordering::Relaxed);
-        self.absorb_measured(slot, old, from.0.told_retransmits(from.1));
-        let mut here = self.told(slot);
-        for side in 0..2 {
-            here.bytes[side] += told.bytes[side];
-            here.packets[side] = here.packets[side].wrapping_add(told.packets[side]);
-        }
-        self.set_told(slot, here);
+            // A packet may have marked the old slot after its marks were taken along; programs do so again if they overwrite it.
+            hot.marks |= old.hot.marks & decode::MARK_TUNNEL;
+        });
+        self.absorb_measured(slot, old);
+        let told = from.0.told(from.1);
+        self.update(&TOLD, slot, |here| {
+            for side in 0..2 {
+                here.bytes[side] = here.bytes[side].wrapping_add(told.bytes[side]);
+                here.packets[side] = here.packets[side].wrapping_add(told.packets[side]);
+            }
+        });
+        let told = self.told_retransmits(slot).wrapping_add(from.0.told_retransmits(from.1));
+        self.tell_retransmits(slot, told);
     }
 
     /// Adds what another slot of the same conversation counted. What else it knew this one has seen for itself (`nm_passes`), but
     /// for where its packets came in, if nothing else tells it here. `swapped`: its side 0 is side 1 here.
     pub fn add(&self, slot: u32, other: &Snapshot, swapped: bool) {
-        let Some(cell) = self.field::<nm_hot>(slot, offset_of!(nm_bucket, hot)) else { return };
-        for side in 0..2 {
-            let theirs = side ^ usize::from(swapped);
-            // SAFETY: in bounds and aligned; whole words and bytes. Programs change the counters by atomic adds only, and of the
-            // rest what they store at this very moment may stand instead.
-            unsafe {
-                let packets = AtomicU64::from_ptr(&raw mut (*cell).packets[side]);
-                let bytes = AtomicU64::from_ptr(&raw mut (*cell).bytes[side]);
-                let owner = AtomicU32::from_ptr(&raw mut (*cell).owner[side]);
-                let flags = AtomicU8::from_ptr(&raw mut (*cell).tcp_flags[side]);
-                packets.fetch_add(other.hot.packets[theirs], Ordering::Relaxed);
-                bytes.fetch_add(other.hot.bytes[theirs], Ordering::Relaxed);
-                flags.fetch_or(other.hot.tcp_flags[theirs], Ordering::Relaxed);
-                let _ =
-                    owner.compare_exchange(0, other.hot.owner[theirs], Ordering::Relaxed, Ordering::Relaxed);
+        self.update(&HOT, slot, |hot| {
+            for side in 0..2 {
+                let theirs = side ^ usize::from(swapped);
+                hot.packets[side] = hot.packets[side].wrapping_add(other.hot.packets[theirs]);
+                hot.bytes[side] = hot.bytes[side].wrapping_add(other.hot.bytes[theirs]);
+                hot.tcp_flags[side] |= other.hot.tcp_flags[theirs];
+                if hot.owner[side] == 0 {
+                    hot.owner[side] = other.hot.owner[theirs];
+                }
             }
-        }
+        });
     }
 
-    /// The same for what was measured. Extremes are merged by plain words: a sample that is taken at this very moment may
-    /// miss being one.
-    fn absorb_measured(&self, slot: u32, old: &Snapshot, told_retransmits: u32) {
-        let (Some(timing), Some(detail)) = (
-            self.wide_field::<nm_timing>(slot, offset_of!(nm_wide, timing)),
-            self.wide_field::<nm_detail>(slot, offset_of!(nm_wide, detail)),
-        ) else {
-            return;
-        };
-        // SAFETY: in bounds and aligned; u64 and u32 words that programs change by atomic adds only.
-        let add64 =
-            |cell: *mut u64, more| unsafe { AtomicU64::from_ptr(cell).fetch_add(more, Ordering::Relaxed) };
-        // SAFETY: as above.
-        let add32 =
-            |cell: *mut u32, more| unsafe { AtomicU32::from_ptr(cell).fetch_add(more, Ordering::Relaxed) };
-        for side in 0..2 {
-            // SAFETY: in bounds and aligned; whole words.
-            unsafe {
-                let (min, max) = (&raw mut (*timing).rtt_min_us[side], &raw mut (*timing).rtt_max_us[side]);
-                if old.timing.rtt_samples[side] > 0 {
-                    let here = (&raw const (*timing).rtt_samples[side]).read_volatile() > 0;
-                    let least = if here { min.read_volatile() } else { u32::MAX };
-                    min.write_volatile(least.min(old.timing.rtt_min_us[side]));
-                    max.write_volatile(max.read_volatile().max(old.timing.rtt_max_us[side]));
+    /// Adds what an old slot of the same flow measured.
+    fn absorb_measured(&self, slot: u32, old: &Snapshot) {
+        let (timing, detail, dns) = (&old.timing, &old.detail, &old.dns);
+        self.update(&TIMING, slot, |here| {
+            for side in 0..2 {
+                if timing.rtt_samples[side] > 0 {
+                    let least = if here.rtt_samples[side] > 0 { here.rtt_min_us[side] } else { u32::MAX };
+                    here.rtt_min_us[side] = least.min(timing.rtt_min_us[side]);
+                    here.rtt_max_us[side] = here.rtt_max_us[side].max(timing.rtt_max_us[side]);
                 }
-                add64(&raw mut (*timing).rtt_sum_us[side], old.timing.rtt_sum_us[side]);
-                add32(&raw mut (*timing).rtt_samples[side], old.timing.rtt_samples[side]);
-                for (cell, more) in [
-                    (&raw mut (*detail).zero_windows[side], old.detail.zero_windows[side]),
-                    (&raw mut (*detail).repeat_bursts[side], old.detail.repeat_bursts[side]),
-                ] {
-                    cell.write_volatile(cell.read_volatile().saturating_add(more));
-                }
-                add32(&raw mut (*detail).retransmits[side], old.detail.retransmits[side]);
-                add32(&raw mut (*detail).out_of_order[side], old.detail.out_of_order[side]);
+                here.rtt_sum_us[side] = here.rtt_sum_us[side].wrapping_add(timing.rtt_sum_us[side]);
+                here.rtt_samples[side] = here.rtt_samples[side].wrapping_add(timing.rtt_samples[side]);
             }
-        }
-        for (index, lanes) in old.detail.lanes.iter().enumerate() {
-            // SAFETY: as above.
-            unsafe { add64(&raw mut (*detail).lanes[index], *lanes) };
-        }
-        // SAFETY: as above.
-        unsafe { add64(&raw mut (*detail).lanes_sum_us, old.detail.lanes_sum_us) };
-        if old.cold.protocol == UDP
-            && let Some(dns) = self.dns_field(slot)
-        {
-            // SAFETY: as above.
-            unsafe {
-                add32(&raw mut (*dns).queries, old.dns.queries);
-                add32(&raw mut (*dns).responses, old.dns.responses);
+        });
+        self.update(&DETAIL, slot, |here| {
+            for side in 0..2 {
+                here.retransmits[side] = here.retransmits[side].wrapping_add(detail.retransmits[side]);
+                here.out_of_order[side] = here.out_of_order[side].wrapping_add(detail.out_of_order[side]);
+                here.zero_windows[side] = here.zero_windows[side].saturating_add(detail.zero_windows[side]);
+                here.repeat_bursts[side] = here.repeat_bursts[side].saturating_add(detail.repeat_bursts[side]);
             }
+            for (here, lanes) in here.lanes.iter_mut().zip(detail.lanes) {
+                *here = here.wrapping_add(lanes);
+            }
+            here.lanes_sum_us = here.lanes_sum_us.wrapping_add(detail.lanes_sum_us);
+        });
+        if old.cold.protocol == Protocol::UDP.0 {
+            self.update(&DNS, slot, |here| {
+                here.queries = here.queries.wrapping_add(dns.queries);
+                here.responses = here.responses.wrapping_add(dns.responses);
+            });
         }
-        let told = self.told_retransmits(slot).wrapping_add(told_retransmits);
-        self.tell_retransmits(slot, told);
     }
 
     /// Takes out the round trips that are new.
     pub fn take_rtts(&self, slot: u32) -> NewRtts {
-        let mut new = NewRtts::default();
-        let Some(detail) = self.wide_field::<nm_detail>(slot, offset_of!(nm_wide, detail)) else {
-            return new;
-        };
-        // SAFETY: in bounds and aligned; u64 words that programs change by atomic adds only.
-        let take = |cell: *mut u64| unsafe { AtomicU64::from_ptr(cell).swap(0, Ordering::Relaxed) };
-        for (word, buckets) in new.buckets.chunks_mut(4).enumerate() {
-            // SAFETY: as above.
-            let lanes = take(unsafe { &raw mut (*detail).lanes[word] });
+        let taken =
+            self.update(&DETAIL, slot, |detail| (detail.lanes, detail.lanes_sum_us) = Default::default());
+        let taken = taken.unwrap_or_default();
+        let mut new = NewRtts { sum_us: taken.lanes_sum_us, ..NewRtts::default() };
+        for (buckets, lanes) in new.buckets.chunks_mut(4).zip(taken.lanes) {
             for (lane, bucket) in buckets.iter_mut().enumerate() {
                 *bucket = (lanes >> (16 * lane)) as u16;
             }
         }
-        // SAFETY: as above.
-        new.sum_us = take(unsafe { &raw mut (*detail).lanes_sum_us });
         new
     }
 }
@@ -496,10 +425,4 @@ impl Snapshot {
 /// The later of two ticks; they wrap around.
 fn later([a, b]: [u32; 2]) -> u32 {
     if a.wrapping_sub(b) > u32::MAX / 2 { b } else { a }
-}
-
-/// A word of the kernel's control block.
-pub(super) fn word(cell: &mut u32) -> &AtomicU32 {
-    // SAFETY: aligned, valid as long as the borrow, and accessed by whole-word loads and stores on both sides.
-    unsafe { AtomicU32::from_ptr(cell) }
 }

@@ -17,10 +17,10 @@ impl Loaded {
     pub fn load_by(transport: Option<Transport>, slots: u64, features: Features) -> Self {
         let layout = features.layout();
         let options = Options { transport, event_buffer_events: 4096, features, bench: false, drops: false };
-        let mut object = Object::load(&options).expect("these tests need root and a kernel with BTF");
+        let object = Object::load(&options).expect("these tests need root and a kernel with BTF");
         let table = Table::create(slots, layout).unwrap();
         object.install(0, &table).unwrap();
-        object.control().set_buckets(0, table.buckets());
+        object.set_control(|control| control.buckets[0] = table.buckets());
         object.add_interface(0, 14).unwrap();
         Self { object, table }
     }

@@ -23,12 +23,12 @@ impl Work {
         if old.sampling_rate != new.sampling_rate {
             // What was counted until now is told while a kept flow stands for as many as it did then.
             self.tell_all();
-            self.object.control().set_sample_below(threshold(new.sampling_rate));
+            self.object.set_control(|control| control.sample_below = threshold(new.sampling_rate));
             self.sink.sampling(new.sampling_rate);
         }
         if old.active_interval != new.active_interval {
             let ticks = clock::ticks(new.active_interval);
-            self.object.control().set_interval_ticks(ticks);
+            self.object.set_control(|control| control.interval_ticks = ticks);
             self.active.set_delay(ticks);
         }
         if old.connect_timeout != new.connect_timeout {

@@ -203,11 +203,7 @@ impl Work {
     /// Looking up conntrack costs each new flow that comes in half as much again: not where nothing is translated.
     pub(super) fn ask_for_incoming(&mut self) {
         let ask = u32::from(self.ledger.aliases > 0 || self.began.elapsed() < MET_HALFWAY);
-        let mut control = self.object.control();
-        // Packets read that cache line.
-        if control.ask_in() != ask {
-            control.set_ask_in(ask);
-        }
+        self.object.set_control(|control| control.ask_in = ask);
     }
 
     /// An alias belongs to its flow, and goes with it.
@@ -290,7 +286,7 @@ impl Work {
     /// Slots that were taken and not told of yet, about: on a busy machine the collector is behind, and flows wait behind all
     /// that conntrack has said, which takes as many for aliases.
     pub(super) fn unread(&mut self) -> u64 {
-        u64::from(self.object.control().opened().saturating_sub(self.noted))
+        u64::from(self.object.control().opened.saturating_sub(self.noted))
     }
 
     /// Acts upon the words of a datagram; true if some were lost.
