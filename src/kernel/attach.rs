@@ -22,8 +22,6 @@ pub const CLSACT_PRIORITY: u32 = 2;
 /// Handle of our clsact filters: "NM".
 pub const CLSACT_HANDLE: u32 = 0x4e4d;
 
-const BPF_F_BEFORE: u32 = 1 << 3;
-
 /// How an interface is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -118,14 +116,16 @@ fn attach_tcx(object: &Object, index: i32) -> std::io::Result<Attachment> {
         };
         let options = libbpf_sys::bpf_tcx_opts {
             sz: size_of::<libbpf_sys::bpf_tcx_opts>() as libbpf_sys::size_t,
-            flags: BPF_F_BEFORE,
+            flags: libbpf_sys::BPF_F_BEFORE,
             ..Default::default()
         };
-        // SAFETY: the program is loaded and outlives the call; the options are initialised.
-        let link = unsafe { libbpf_sys::bpf_program__attach_tcx(program.as_ptr(), index, &options) };
-        let link = NonNull::new(link).ok_or_else(std::io::Error::last_os_error)?;
-        // SAFETY: a fresh link that nobody else owns.
-        Ok(unsafe { Link::from_ptr(link) })
+        // SAFETY: the program is loaded and outlives the call; the options are initialised; the link is a fresh one that nobody
+        // else owns.
+        let link = unsafe {
+            NonNull::new(libbpf_sys::bpf_program__attach_tcx(program.as_ptr(), index, &options))
+                .map(|link| Link::from_ptr(link))
+        };
+        link.ok_or_else(std::io::Error::last_os_error)
     };
     Ok(Attachment(Hold::Tcx { _links: [one(Hook::Ingress)?, one(Hook::Egress)?] }))
 }

@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
 
 const STRUCT: u32 = libbpf_sys::BTF_KIND_STRUCT;
 const FUNCTION: u32 = libbpf_sys::BTF_KIND_FUNC;
@@ -37,19 +39,19 @@ pub fn runs() -> bool {
     std::fs::exists("/sys/module/nf_conntrack").unwrap_or(false)
 }
 
-/// Types of the kernel or, with those, of a module: libbpf-rs reads the kernel's alone.
-struct Types(std::ptr::NonNull<libbpf_sys::btf>);
+/// Types of the kernel or, on top of those, of a module: libbpf-rs reads the kernel's alone.
+struct Types<'kernel>(NonNull<libbpf_sys::btf>, PhantomData<&'kernel ()>);
 
-impl Types {
+impl Types<'_> {
     fn of_kernel() -> Option<Self> {
         // SAFETY: takes nothing; returns null, or what is freed by drop.
-        std::ptr::NonNull::new(unsafe { libbpf_sys::btf__load_vmlinux_btf() }).map(Self)
+        NonNull::new(unsafe { libbpf_sys::btf__load_vmlinux_btf() }).map(|types| Self(types, PhantomData))
     }
 
-    fn of_module(name: &CStr, kernel: &Self) -> Option<Self> {
-        // SAFETY: both are valid for the call; the caller keeps `kernel` for longer than what is returned.
-        std::ptr::NonNull::new(unsafe { libbpf_sys::btf__load_module_btf(name.as_ptr(), kernel.0.as_ptr()) })
-            .map(Self)
+    fn of_module<'kernel>(name: &CStr, kernel: &'kernel Types<'_>) -> Option<Types<'kernel>> {
+        // SAFETY: both are valid for the call; what is returned refers to the kernel's and can't outlive them.
+        let types = unsafe { libbpf_sys::btf__load_module_btf(name.as_ptr(), kernel.0.as_ptr()) };
+        NonNull::new(types).map(|types| Types(types, PhantomData))
     }
 
     fn has(&self, name: &CStr, kind: u32) -> bool {
@@ -58,9 +60,9 @@ impl Types {
     }
 }
 
-impl Drop for Types {
+impl Drop for Types<'_> {
     fn drop(&mut self) {
-        // SAFETY: owned, freed once. Freeing a kernel's types does not touch a module's, which goes first.
+        // SAFETY: owned, freed once, and nothing that refers to it is left.
         unsafe { libbpf_sys::btf__free(self.0.as_ptr()) }
     }
 }

@@ -140,11 +140,7 @@ impl Events {
     }
 }
 
-const PERF_COUNT_SW_BPF_OUTPUT: u64 = 10;
-const PERF_TYPE_SOFTWARE: u32 = 1;
-const PERF_SAMPLE_RAW: u64 = 1 << 10;
-const PERF_RECORD_LOST: u32 = 2;
-const PERF_RECORD_SAMPLE: u32 = 9;
+/// Of a perf buffer.
 const PERF_PAGES: usize = 64;
 
 /// libbpf's perf buffer with a watermark, which its plain interface can't set.
@@ -157,15 +153,15 @@ struct PerfBuffer {
 impl PerfBuffer {
     fn open(object: &Object, inbox: Rc<RefCell<Inbox>>) -> std::io::Result<Self> {
         let mut attributes = libbpf_sys::perf_event_attr {
-            type_: PERF_TYPE_SOFTWARE,
+            type_: libbpf_sys::PERF_TYPE_SOFTWARE,
             size: size_of::<libbpf_sys::perf_event_attr>() as u32,
-            config: PERF_COUNT_SW_BPF_OUTPUT,
-            sample_type: PERF_SAMPLE_RAW,
+            config: u64::from(libbpf_sys::PERF_COUNT_SW_BPF_OUTPUT),
+            sample_type: u64::from(libbpf_sys::PERF_SAMPLE_RAW),
             ..Default::default()
         };
         attributes.__bindgen_anon_1.sample_period = 1;
         attributes.set_watermark(1);
-        attributes.__bindgen_anon_2.wakeup_watermark = (PERF_PAGES * 4096 / 2) as u32;
+        attributes.__bindgen_anon_2.wakeup_watermark = (PERF_PAGES * rustix::param::page_size() / 2) as u32;
         // SAFETY: the map is a perf event array of a loaded object; the attributes are initialised; the context
         // outlives the buffer, since this struct keeps it.
         let raw = unsafe {
@@ -205,23 +201,24 @@ unsafe extern "C" fn on_perf_event(
     _cpu: std::os::raw::c_int,
     event: *mut libbpf_sys::perf_event_header,
 ) -> libbpf_sys::bpf_perf_event_ret {
-    // SAFETY: libbpf passes the context given at open, a live RefCell<Inbox>, on the thread that consumes.
-    let inbox = unsafe { &*context.cast::<RefCell<Inbox>>() };
-    // SAFETY: libbpf hands out whole records: a header and `size` bytes in all.
-    let record = unsafe {
+    // SAFETY: libbpf passes the context given at open, a live RefCell<Inbox>, on the thread that consumes, and a whole record, `size`
+    // bytes with its header, which the kernel does not write over before this returns.
+    let (inbox, kind, record) = unsafe {
         let size = usize::from((*event).size);
-        std::slice::from_raw_parts(event.cast::<u8>(), size)
+        (
+            &*context.cast::<RefCell<Inbox>>(),
+            (*event).type_,
+            std::slice::from_raw_parts(event.cast::<u8>(), size),
+        )
     };
-    // SAFETY: as above.
-    let kind = unsafe { (*event).type_ };
     if let Ok(mut inbox) = inbox.try_borrow_mut() {
         match kind {
-            PERF_RECORD_SAMPLE => match decode::perf_sample(record) {
+            libbpf_sys::PERF_RECORD_SAMPLE => match decode::perf_sample(record) {
                 Some(bytes) => inbox.take(bytes),
                 None => inbox.invalid += 1,
             },
             // The programs have counted those: bpf_perf_event_output told them.
-            PERF_RECORD_LOST => {}
+            libbpf_sys::PERF_RECORD_LOST => {}
             _ => inbox.invalid += 1,
         }
     }

@@ -1,8 +1,9 @@
 //! What sits on the hooks of an interface, in the order in which a packet meets it: XDP, TCX, clsact filters.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
+use libbpf_rs::Program;
 use serde::{Deserialize, Serialize};
 
 use super::filters;
@@ -10,9 +11,6 @@ use super::stats::Hook;
 
 /// Programs on one TCX hook at most (`BPF_MPROG_MAX`).
 const TCX_PROGRAMS: usize = 64;
-/// Errors of a kernel without TCX, and (6.6) of a hook on which nobody is.
-const EINVAL: i32 = 22;
-const ENOENT: i32 = 2;
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,12 +108,12 @@ fn tcx(index: u32, hook: Hook) -> std::io::Result<Option<Vec<u32>>> {
     options.__bindgen_anon_1.count = TCX_PROGRAMS as u32;
     // SAFETY: the options are initialised; the kernel writes at most `count` ids into `programs`, which outlives the call.
     let error = unsafe { libbpf_sys::bpf_prog_query_opts(index, kind, &mut options) };
-    // SAFETY: both fields of the union are the same 32 bits.
-    let count = unsafe { options.__bindgen_anon_1.count } as usize;
     match -error {
-        0 => Ok(Some(programs.into_iter().take(count).collect())),
-        EINVAL => Ok(None),
-        ENOENT => Ok(Some(Vec::new())),
+        0 => Ok(Some(programs.into_iter().take_while(|program| *program != 0).collect())),
+        // A kernel without TCX.
+        libc::EINVAL => Ok(None),
+        // 6.6: nobody is on the hook.
+        libc::ENOENT => Ok(Some(Vec::new())),
         error => Err(std::io::Error::from_raw_os_error(error)),
     }
 }
@@ -141,16 +139,10 @@ fn xdp(index: u32) -> Vec<u32> {
 
 /// Name of a program; none when it is gone or may not be asked for (CAP_SYS_ADMIN).
 fn program_name(id: u32) -> Option<String> {
-    // SAFETY: plain system call; a negative answer is an error.
-    let fd = unsafe { libbpf_sys::bpf_prog_get_fd_by_id(id) };
-    if fd < 0 {
-        return None;
-    }
-    // SAFETY: a fresh descriptor that nobody else owns.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let fd = Program::fd_from_id(id).ok()?;
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut length = size_of::<libbpf_sys::bpf_prog_info>() as u32;
-    // SAFETY: the kernel writes at most `length` bytes into `info`.
+    // SAFETY: `info` is initialised, and the kernel writes at most `length` bytes into it.
     let error = unsafe { libbpf_sys::bpf_prog_get_info_by_fd(fd.as_raw_fd(), &mut info, &mut length) };
     if error != 0 {
         return None;
