@@ -3,7 +3,10 @@
 
 use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener};
+
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, UCred, connect, socket_with};
 
 /// Abstract name: of the network namespace, not of the file system.
 const NAME: &str = "netmon-clsact";
@@ -27,26 +30,33 @@ fn claim_name(name: &str) -> Result<Claim, u32> {
     let Ok(address) = SocketAddr::from_abstract_name(name) else { return Ok(Claim { _name: None }) };
     match UnixListener::bind_addr(&address) {
         Ok(listener) => Ok(Claim { _name: Some(listener) }),
-        Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            let holder = UnixStream::connect_addr(&address)
-                .ok()
-                .and_then(|stream| rustix::net::sockopt::socket_peercred(stream).ok());
-            match holder {
-                Some(holder) if holder.uid == rustix::process::geteuid() => {
-                    Err(holder.pid.as_raw_nonzero().get().unsigned_abs())
-                }
-                _ => Ok(Claim { _name: None }),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => match holder(name) {
+            Some(holder) if holder.uid == rustix::process::geteuid() => {
+                Err(holder.pid.as_raw_nonzero().get().unsigned_abs())
             }
-        }
+            _ => Ok(Claim { _name: None }),
+        },
         Err(_) => Ok(Claim { _name: None }),
     }
+}
+
+/// Who listens at a name; `None` if nobody does, or lets nobody in.
+fn holder(name: &str) -> Option<UCred> {
+    let address = SocketAddrUnix::new_abstract_name(name.as_bytes()).ok()?;
+    // A full queue of connections is not waited for: it may be full on purpose.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+    connect(&socket, &address).ok()?;
+    socket_peercred(socket).ok()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::os::unix::net::UnixDatagram;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
 
     use super::*;
 
@@ -60,5 +70,16 @@ mod tests {
         let sitting = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         assert!(claim_name(&name).is_ok());
         drop(sitting);
+    }
+    #[test]
+    fn whoever_sits_on_them_and_lets_nobody_in_holds_nobody_up() {
+        let name = format!("netmon-test-full-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let sitting = UnixListener::bind_addr(&address).unwrap();
+        rustix::net::listen(&sitting, 0).unwrap();
+        let _waiting = UnixStream::connect_addr(&address).unwrap();
+        let (told, answer) = channel();
+        std::thread::spawn(move || told.send(claim_name(&name).is_ok()));
+        assert_eq!(answer.recv_timeout(Duration::from_secs(20)), Ok(true), "still waiting");
     }
 }
