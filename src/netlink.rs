@@ -1,9 +1,21 @@
-//! Netlink on the wire, whatever the family: messages of a datagram, attributes of a message, requests.
+//! Netlink, whatever the family: sockets, messages of a datagram, attributes of a message, requests.
 //!
 //! Never panics and never reads past what was received. An attribute that lies about its length hides itself and those behind
 //! it; it does not hide the message.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recvfrom, sendto,
+    socket_with, sockopt,
+};
+
+/// The kernel fills at most 32 KiB a datagram, or one larger message.
+pub const DATAGRAM_BYTES: usize = 64 * 1024;
 
 // linux/netlink.h
 /// Refusal or acknowledgement of a request.
@@ -38,6 +50,55 @@ impl Message<'_> {
         // An acknowledgement or a dump that went well carries 0, an old kernel's DONE may carry nothing.
         let code = u32_at(self.body, 0).unwrap_or_default() as i32;
         (code != 0).then_some(code.saturating_neg())
+    }
+}
+
+/// A socket of this network namespace that hears of these groups. No protocol number is NETLINK_ROUTE, which is 0.
+///
+/// # Errors
+/// The kernel does not have the protocol, or netlink is forbidden by a seccomp filter or a service manager.
+pub fn open(protocol: Option<Protocol>, flags: SocketFlags, groups: u32) -> io::Result<OwnedFd> {
+    let flags = flags | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?;
+    bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+    Ok(socket)
+}
+
+/// Gives a socket as large a receive buffer as may be, up to so many bytes: the kernel takes that memory only while messages wait.
+pub fn enlarge_buffer(socket: impl AsFd, bytes: usize) {
+    if sockopt::set_socket_recv_buffer_size_force(&socket, bytes).is_err() {
+        // Without CAP_NET_ADMIN net.core.rmem_max is the limit. With less room more is lost, and read anew.
+        let _ = sockopt::set_socket_recv_buffer_size(&socket, bytes);
+    }
+}
+
+/// Sends a request to the kernel, which takes it at once.
+///
+/// # Errors
+/// The kernel's.
+pub fn send(socket: impl AsFd, request: &[u8]) -> io::Result<()> {
+    sendto(socket, request, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+    Ok(())
+}
+
+/// The next datagram from the kernel, its length.
+///
+/// # Errors
+/// `ENOBUFS` if messages are lost: the receive buffer ran over, or `buffer` is too small.
+pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match recvfrom(&socket, &mut *buffer, RecvFlags::TRUNC) {
+            Ok((copied, length, sender)) => {
+                // Only the kernel has port 0.
+                let sender = sender.and_then(|sender| SocketAddrNetlink::try_from(sender).ok());
+                if sender.is_none_or(|sender| sender.pid() != 0) {
+                    continue;
+                }
+                return if length > copied { Err(Errno::NOBUFS.into()) } else { Ok(length) };
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
@@ -97,6 +158,11 @@ pub fn ip(value: &[u8]) -> Option<IpAddr> {
         return Some(Ipv4Addr::from(bytes).into());
     }
     <[u8; 16]>::try_from(value).ok().map(|bytes| Ipv6Addr::from(bytes).into())
+}
+
+/// Up to the terminating zero; bytes that are no UTF-8 are replaced.
+pub fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
 
 /// Host order.

@@ -6,13 +6,12 @@ mod wire;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::SocketFlags;
+use rustix::net::netlink::NETFILTER;
 
+use crate::netlink::{self, DATAGRAM_BYTES};
 pub use wire::Word;
 
-/// The kernel fills at most 32 KiB a datagram.
-const DATAGRAM_BYTES: usize = 64 * 1024;
 /// Bits of NFNLGRP_CONNTRACK_NEW and NFNLGRP_CONNTRACK_DESTROY (linux/netfilter/nfnetlink_compat.h).
 const GROUPS: u32 = 0x1 | 0x4;
 
@@ -34,17 +33,13 @@ pub enum Source {
 }
 
 impl Conntrack {
-    /// Subscribes. As large a receive buffer as may be, up to `buffer_bytes`: the kernel takes that memory only while messages
-    /// wait.
+    /// Subscribes, with a receive buffer of so many bytes or as many as may be.
     ///
     /// # Errors
     /// The kernel has no conntrack by netlink, or it is forbidden.
     pub fn open(buffer_bytes: usize) -> io::Result<Self> {
         let events = socket(GROUPS)?;
-        if sockopt::set_socket_recv_buffer_size_force(&events, buffer_bytes).is_err() {
-            // A smaller buffer means more dumps.
-            let _ = sockopt::set_socket_recv_buffer_size(&events, buffer_bytes);
-        }
+        netlink::enlarge_buffer(&events, buffer_bytes);
         Ok(Self { events, dump: None, buffer: vec![0; DATAGRAM_BYTES] })
     }
 
@@ -54,7 +49,7 @@ impl Conntrack {
     /// The kernel's.
     pub fn begin_dump(&mut self) -> io::Result<()> {
         let dump = socket(0)?;
-        rustix::net::sendto(&dump, &wire::dump(1), SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+        netlink::send(&dump, &wire::dump(1))?;
         self.dump = Some(dump);
         Ok(())
     }
@@ -67,32 +62,17 @@ impl Conntrack {
     /// What the next datagram says; `None` when none is waiting.
     ///
     /// # Errors
-    /// `ENOBUFS` if messages were lost because nobody read them in time.
+    /// As of [`netlink::receive`].
     pub fn next(&mut self, from: Source) -> io::Result<Option<impl Iterator<Item = Word>>> {
         let socket = match (from, &self.dump) {
             (Source::Events, _) => &self.events,
             (Source::Dump, Some(dump)) => dump,
             (Source::Dump, None) => return Ok(None),
         };
-        let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
-        loop {
-            match rustix::net::recvfrom(socket, self.buffer.as_mut_slice(), flags) {
-                Ok((copied, length, sender)) => {
-                    // Only the kernel has port 0.
-                    let sender = sender.and_then(|sender| SocketAddrNetlink::try_from(sender).ok());
-                    if sender.is_none_or(|sender| sender.pid() != 0) {
-                        continue;
-                    }
-                    if length > copied {
-                        return Err(rustix::io::Errno::NOBUFS.into());
-                    }
-                    let datagram = self.buffer.get(..length).unwrap_or_default();
-                    return Ok(Some(wire::words(datagram)));
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
+        match netlink::receive(socket, &mut self.buffer) {
+            Ok(length) => Ok(Some(wire::words(self.buffer.get(..length).unwrap_or_default()))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -103,8 +83,5 @@ impl Conntrack {
 }
 
 fn socket(groups: u32) -> io::Result<OwnedFd> {
-    let (family, kind) = (AddressFamily::NETLINK, SocketType::RAW);
-    let fd = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, Some(NETFILTER))?;
-    rustix::net::bind(&fd, &SocketAddrNetlink::new(0, groups))?;
-    Ok(fd)
+    netlink::open(Some(NETFILTER), SocketFlags::NONBLOCK, groups)
 }

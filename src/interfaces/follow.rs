@@ -14,10 +14,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::socket::{DATAGRAM_BYTES, Socket};
+use super::socket::Socket;
 use super::state::{Part, State};
 use super::wire::{Dump, Message, frames};
 use super::{Event, Selection};
+use crate::netlink::DATAGRAM_BYTES;
 
 const RECEIVE_BUFFER_BYTES: usize = 16 << 20;
 /// Addresses are told at most this often: on a host with thousands of them a copy is not free.

@@ -4,12 +4,10 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::SocketFlags;
 use tokio::io::unix::AsyncFd;
 
-/// The kernel fills at most 32 KiB a datagram, or one larger message.
-pub(super) const DATAGRAM_BYTES: usize = 64 * 1024;
+use crate::netlink;
 
 // RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE (linux/rtnetlink.h)
 const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
@@ -21,14 +19,10 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Subscribed to links, addresses and routes. The receive buffer is as large as the kernel lets it be, up to
-    /// `buffer_bytes`; the kernel takes that memory only while messages wait.
+    /// Subscribed to links, addresses and routes, with a receive buffer of so many bytes or as many as may be.
     pub(super) fn subscribed(buffer_bytes: usize) -> io::Result<Self> {
         let socket = Self::open(GROUPS)?;
-        if sockopt::set_socket_recv_buffer_size_force(&socket.fd, buffer_bytes).is_err() {
-            // Without CAP_NET_ADMIN net.core.rmem_max is the limit. A smaller buffer means more resyncs.
-            let _ = sockopt::set_socket_recv_buffer_size(&socket.fd, buffer_bytes);
-        }
+        netlink::enlarge_buffer(&socket.fd, buffer_bytes);
         Ok(socket)
     }
 
@@ -38,14 +32,7 @@ impl Socket {
     }
 
     fn open(groups: u32) -> io::Result<Self> {
-        // No protocol number is NETLINK_ROUTE, which is 0.
-        let fd = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            None,
-        )?;
-        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, groups))?;
+        let fd = netlink::open(None, SocketFlags::NONBLOCK, groups)?;
         // Deprecated because of descriptors that the owner may close or exchange; an `OwnedFd` can't. The
         // successor is an unsafe function, and this room has no unsafe code.
         #[allow(deprecated)]
@@ -53,41 +40,21 @@ impl Socket {
         Ok(Self { fd })
     }
 
-    /// Sends a request to the kernel, which takes it at once.
+    /// Sends a request to the kernel.
     pub(super) fn send(&self, request: &[u8]) -> io::Result<()> {
-        rustix::net::sendto(&self.fd, request, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
-        Ok(())
+        netlink::send(&self.fd, request)
     }
 
     /// The next datagram from the kernel, its length. Loses nothing when dropped halfway.
     ///
     /// # Errors
-    /// `ENOBUFS` if the receive buffer ran over; `InvalidData` if a datagram was larger than the buffer. Messages
-    /// are lost in both cases.
+    /// As of [`netlink::receive`].
     pub(super) async fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let mut ready = self.fd.readable().await?;
-            let received = ready.try_io(|fd| {
-                rustix::net::recvfrom(fd, &mut *buffer, RecvFlags::TRUNC).map_err(io::Error::from)
-            });
-            let (copied, length, from) = match received {
-                Ok(Ok(received)) => received,
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Ok(Err(error)) => return Err(error),
-                Err(_would_block) => continue,
-            };
-            // Only the kernel has port 0.
-            let kernel = from
-                .and_then(|from| SocketAddrNetlink::try_from(from).ok())
-                .is_some_and(|from| from.pid() == 0);
-            if !kernel {
-                continue;
+            if let Ok(received) = ready.try_io(|fd| netlink::receive(fd, buffer)) {
+                return received;
             }
-            if length > copied {
-                let message = format!("a netlink datagram of {length} bytes did not fit into {copied}");
-                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-            }
-            return Ok(length);
         }
     }
 }

@@ -4,10 +4,10 @@
 //! An attribute that is unknown, too short or lies about its length hides itself and, if it lies, those behind it; it does
 //! not hide the message.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::netlink::{
-    self, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN, attributes, dump_request, messages,
+    self, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN, attributes, dump_request, messages, text,
     u16_at, u32_at,
 };
 
@@ -220,13 +220,16 @@ fn link(kind: u16, body: &[u8]) -> Option<Message> {
 /// `struct ifaddrmsg` and attributes.
 fn address(body: &[u8]) -> Option<Address> {
     let (family, prefix_len, index) = (*body.first()?, *body.get(1)?, u32_at(body, 4)?);
+    let ip = |value: &[u8]| {
+        netlink::ip(value).filter(|ip| family == if ip.is_ipv4() { AF_INET } else { AF_INET6 })
+    };
     let (mut local, mut peer, mut broadcast) = (None, None, None);
     for (kind, value) in attributes(body.get(8..)?) {
         match kind {
-            IFA_LOCAL => local = ip(family, value),
-            IFA_ADDRESS => peer = ip(family, value),
+            IFA_LOCAL => local = ip(value),
+            IFA_ADDRESS => peer = ip(value),
             IFA_BROADCAST => {
-                if let Some(IpAddr::V4(address)) = ip(family, value) {
+                if let Some(IpAddr::V4(address)) = ip(value) {
                     broadcast = Some(address);
                 }
             }
@@ -270,17 +273,4 @@ fn next_hops(mut rest: &[u8]) -> impl Iterator<Item = u32> + '_ {
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         u32_at(hop, 4)
     })
-}
-
-fn ip(family: u8, value: &[u8]) -> Option<IpAddr> {
-    match family {
-        AF_INET => <[u8; 4]>::try_from(value).ok().map(|bytes| Ipv4Addr::from(bytes).into()),
-        AF_INET6 => <[u8; 16]>::try_from(value).ok().map(|bytes| Ipv6Addr::from(bytes).into()),
-        _ => None,
-    }
-}
-
-/// Up to the terminating zero; bytes that are no UTF-8 are replaced.
-fn text(value: &[u8]) -> String {
-    String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }

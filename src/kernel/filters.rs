@@ -1,9 +1,11 @@
 //! Filters on the clsact hooks of an interface, asked for over netlink; no right is needed to ask.
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+use rustix::net::SocketFlags;
 
 use super::stats::Hook;
-use crate::netlink::{NLMSG_DONE, NLMSG_ERROR, attributes, dump_request, messages, u32_at};
+use crate::netlink::{
+    self, DATAGRAM_BYTES, NLMSG_DONE, NLMSG_ERROR, attributes, dump_request, messages, text, u32_at,
+};
 
 // linux/rtnetlink.h, linux/pkt_cls.h
 const RTM_NEWTFILTER: u16 = 44;
@@ -14,8 +16,6 @@ const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_ID: u16 = 11;
 /// `struct tcmsg`.
 const HEADER: usize = 20;
-/// The kernel fills at most 32 KiB a datagram.
-const DATAGRAM_BYTES: usize = 64 * 1024;
 
 /// A filter as the kernel tells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,13 +37,12 @@ pub struct Filter {
 /// # Errors
 /// The kernel's.
 pub fn list(index: u32, hook: Hook) -> std::io::Result<Vec<Filter>> {
-    // NETLINK_ROUTE is protocol 0.
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-    send(&socket, &request(index, hook), SendFlags::empty())?;
+    let socket = netlink::open(None, SocketFlags::empty(), 0)?;
+    netlink::send(&socket, &request(index, hook))?;
     let mut datagram = vec![0u8; DATAGRAM_BYTES];
     let mut filters = Vec::new();
     loop {
-        let (_, length) = recv(&socket, &mut datagram[..], RecvFlags::TRUNC)?;
+        let length = netlink::receive(&socket, &mut datagram)?;
         if read(datagram.get(..length).unwrap_or_default(), &mut filters)? {
             return Ok(filters);
         }
@@ -101,10 +100,6 @@ fn filter(body: &[u8]) -> Option<Filter> {
         }
     }
     Some(filter)
-}
-
-fn text(value: &[u8]) -> String {
-    String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
 
 #[cfg(test)]
