@@ -122,10 +122,10 @@ fn http_server(dst: String, bounds_us: &[u32], words: &HttpWords) -> HttpServer 
 /// The server of a key; `None` for the one that stands for all others.
 fn server(key: &[u8]) -> Option<SocketAddr> {
     use std::mem::offset_of;
-    let address = key.get(..16)?.try_into().ok()?;
-    let port = key.get(offset_of!(nm_http_server, port_be)..)?.first_chunk()?;
+    let address = decode::bytes(key, offset_of!(nm_http_server, address))?;
+    let port = decode::bytes(key, offset_of!(nm_http_server, port_be))?;
     let family = *key.get(offset_of!(nm_http_server, family))?;
-    Some(SocketAddr::new(decode::address(address, family)?, u16::from_be_bytes(*port)))
+    Some(SocketAddr::new(decode::address(&address, family)?, u16::from_be_bytes(port)))
 }
 
 impl Object {

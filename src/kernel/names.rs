@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libbpf_rs::{Iter, IterOpts, Link, MapCore, MapFlags, MapHandle};
 
+use super::decode::bytes;
 use super::load::Part;
 use super::object::Object;
 use super::skeleton::types::{nm_name, nm_path};
@@ -76,26 +77,26 @@ impl Object {
     }
 }
 
+/// Up to the terminating zero.
 fn text(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
+    String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
 
 /// A name from its bytes; `None` if they are too short.
-pub fn name(bytes: &[u8]) -> Option<Name> {
+pub fn name(from: &[u8]) -> Option<Name> {
     Some(Name {
-        pid: u32::from_ne_bytes(*bytes.get(offset_of!(nm_name, tgid)..)?.first_chunk()?),
-        cgroup: u64::from_ne_bytes(*bytes.get(offset_of!(nm_name, cgroup)..)?.first_chunk()?),
-        comm: text(bytes.get(offset_of!(nm_name, comm)..)?.first_chunk::<16>()?),
+        pid: u32::from_ne_bytes(bytes(from, offset_of!(nm_name, tgid))?),
+        cgroup: u64::from_ne_bytes(bytes(from, offset_of!(nm_name, cgroup))?),
+        comm: text(&bytes::<16>(from, offset_of!(nm_name, comm))?),
     })
 }
 
 /// A cgroup's path from its bytes, from the root; `None` while it is being written. What is above its levels is left out.
-pub fn path(bytes: &[u8]) -> Option<String> {
-    let word = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?) as usize);
+pub fn path(from: &[u8]) -> Option<String> {
+    let word = |at: usize| Some(u32::from_ne_bytes(bytes(from, at)?) as usize);
     let (levels, one) = (word(offset_of!(nm_path, levels))?, word(offset_of!(nm_path, level_bytes))?);
     let names: Vec<String> =
-        bytes.get(offset_of!(nm_path, names)..)?.chunks(one.max(1)).take(levels).map(text).collect();
+        from.get(offset_of!(nm_path, names)..)?.chunks(one.max(1)).take(levels).map(text).collect();
     (levels > 0).then(|| names.iter().rev().fold(String::new(), |path, name| path + "/" + name))
 }
 

@@ -3,6 +3,7 @@
 use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use libbpf_rs::skel::Skel;
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
 use super::decode;
@@ -313,43 +314,7 @@ impl Object {
 
     /// Kernel memory of all maps but the tables, bytes, as the kernel accounts it (`memlock` in fdinfo).
     pub fn map_bytes(&self) -> u64 {
-        let maps = &self.skel.maps;
-        let who: &[BorrowedFd<'_>] = if self.features.who {
-            &[maps.nm_sockets.as_fd(), maps.nm_names.as_fd(), maps.nm_cgroups.as_fd()]
-        } else {
-            &[]
-        };
-        [
-            maps.nm_tables.as_fd(),
-            maps.nm_locks.as_fd(),
-            maps.nm_interfaces.as_fd(),
-            maps.nm_near.as_fd(),
-            maps.nm_scratch.as_fd(),
-            maps.nm_look.as_fd(),
-            maps.nm_fragments.as_fd(),
-            maps.nm_tunnels.as_fd(),
-            maps.nm_overflow.as_fd(),
-            maps.nm_kinds.as_fd(),
-            maps.nm_overflow_at.as_fd(),
-            maps.nm_dns_waits.as_fd(),
-            maps.nm_dns_totals.as_fd(),
-            maps.nm_dns_names.as_fd(),
-            maps.nm_tls_names.as_fd(),
-            maps.nm_http.as_fd(),
-            maps.nm_trace_lines.as_fd(),
-            maps.nm_trace_rule.as_fd(),
-            maps.nm_trace_rate.as_fd(),
-            maps.nm_ring.as_fd(),
-            maps.nm_perf.as_fd(),
-            maps.nm_drops.as_fd(),
-            maps.nm_flow_drops.as_fd(),
-            maps.bss.as_fd(),
-            maps.rodata.as_fd(),
-        ]
-        .iter()
-        .chain(who)
-        .map(|fd| accounted_bytes(fd.as_raw_fd()))
-        .sum()
+        self.skel.object().maps().map(|map| accounted_bytes(map.as_fd().as_raw_fd())).sum()
     }
 }
 
