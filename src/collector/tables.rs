@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::ledger::note;
 use crate::kernel::grace::Grace;
 use crate::kernel::object::{NO_TABLE, Object, TABLE_ENTRIES};
-use crate::kernel::table::{DEAD, Layout, MOVED, Table};
+use crate::kernel::table::{DEAD, Layout, MOVED, Snapshot, Table};
 
 /// Slots of the first table: 5.2 MB, with every feature 11.8 MB.
 pub const FIRST_SLOTS: u64 = 32_768;
@@ -199,6 +199,11 @@ impl Tables {
     /// The table in an entry.
     pub fn get(&self, entry: u32) -> Option<&Arc<Table>> {
         self.entries.get(entry as usize)?.as_ref()
+    }
+
+    /// The flow in a slot.
+    pub fn read(&self, slot: SlotRef) -> Option<Snapshot> {
+        self.get(slot.entry())?.read(slot.slot())
     }
 
     /// The tables in use, the current one first.

@@ -1,35 +1,35 @@
 //! The collector's thread: its loop, and what it does with events, due slots and commands.
 
+mod leaving;
 mod live;
 mod losses;
 mod nat;
-mod usage;
+mod stats;
+mod sweep;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::leaving::LINGER;
 use self::nat::{Join, Told};
+use self::sweep::Swept;
 use super::drops::Drops;
-use super::handle::{Command, Job, Report, Settings};
+use super::handle::{Command, Job, Settings};
 use super::hooks::Hooks;
-use super::ledger::{Ledger, attempt_open, note};
+use super::ledger::{Ledger, attempt_open};
 use super::rechecks::Rechecks;
 use super::tables::{Handed, SlotRef, Tables};
 use super::view::FlowView;
 use crate::clock;
-use crate::flow::update::{FlowUpdate, Sink};
-use crate::kernel::counters::{MALFORMED_KINDS, NOT_IP_KINDS, TUNNEL_KINDS};
+use crate::flow::update::{Change, FlowUpdate, Sink};
 use crate::kernel::decode::{Event, EventKind};
 use crate::kernel::events::Events;
 use crate::kernel::grace::Grace;
-use crate::kernel::messages::{Messages, Servers};
+use crate::kernel::messages::Servers;
 use crate::kernel::object::{By, Object, TABLE_ENTRIES, Transport};
-use crate::kernel::stats::{EventLoss, KernelStats, KindCount, Outcome, TableStats};
-use crate::kernel::table::{DEAD, MOVED, SLOTS, Table};
-use crate::kernel::types::nm_kind;
 
 /// The timer: how long an event waits at most, 80 ms.
 const TICK: Duration = Duration::from_millis(80);
@@ -37,40 +37,14 @@ const TICK: Duration = Duration::from_millis(80);
 const QUIET: Duration = Duration::from_secs(1);
 /// Until then at most.
 const SLEEP: Duration = Duration::from_secs(1);
-/// A closed flow leaves after this time, so that late segments still join it ...
-const LINGER: Duration = Duration::from_secs(1);
-/// ... and later if they came this lately.
-const LATE: Duration = Duration::from_millis(500);
 /// Events read, looked at and told in one run.
 const RUN: usize = 16;
 /// Runs after which the table's size is looked at even while more events wait.
 const RUNS: usize = 64;
 /// Slots looked at before events have their turn again.
 const LOOKS: usize = 4096;
-/// Slots swept before events have their turn again.
-const SWEEP: u64 = 65_536;
-/// After start, conversations are met halfway for so long.
-const MET_HALFWAY: Duration = Duration::from_secs(60);
 /// Names of interfaces that are gone, kept for flows that still mention them.
 const GONE_NAMES: usize = 4096;
-
-/// When the buckets of a table can have an idle flow at the earliest, in ticks: until then they need not be read. A flow that
-/// comes later is idle later.
-#[derive(Default)]
-struct Swept {
-    table: Weak<Table>,
-    due: Vec<u32>,
-}
-
-impl Swept {
-    fn of(&mut self, table: &Arc<Table>, now: u32) -> &mut [u32] {
-        // A weak reference holds the address, so no other table can have it.
-        if !std::ptr::eq(self.table.as_ptr(), Arc::as_ptr(table)) {
-            *self = Self { table: Arc::downgrade(table), due: vec![now; table.buckets() as usize] };
-        }
-        &mut self.due
-    }
-}
 
 pub(super) struct Work {
     object: Object,
@@ -362,7 +336,7 @@ impl Work {
             }
             EventKind::Error => {
                 self.look_anew(slot, now_ns, event.stamp_ns, true);
-                let snapshot = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot()));
+                let snapshot = self.tables.read(slot);
                 if snapshot.is_some_and(|snapshot| attempt_open(&snapshot)) {
                     self.attempts.push(slot, clock::tick_of(now_ns));
                 }
@@ -382,56 +356,12 @@ impl Work {
     fn look_anew(&mut self, slot: SlotRef, now_ns: u64, event_ns: u64, told_apart: bool) {
         let Some(table) = self.tables.get(slot.entry()) else { return };
         let Some(update) = self.ledger.look(table, slot.slot(), now_ns, event_ns, told_apart) else { return };
-        if update.change == crate::flow::update::Change::Opened
+        if update.change == Change::Opened
             && table.read(slot.slot()).is_some_and(|snapshot| attempt_open(&snapshot))
         {
             self.attempts.push(slot, clock::tick_of(now_ns));
         }
         self.out.push(update);
-    }
-
-    /// Adds a note to a slot; false when it has it, or when its flow has moved on.
-    fn annotate(&self, slot: SlotRef, notes: u8) -> bool {
-        let Some(table) = self.tables.get(slot.entry()) else { return false };
-        let Some(snapshot) = table.read_any(slot.slot()) else { return false };
-        let flags = snapshot.cold.agent_flags;
-        if flags & MOVED != 0 || flags & notes == notes {
-            return false;
-        }
-        table.set_notes(slot.slot(), snapshot.cold.agent_direction, flags | notes);
-        true
-    }
-
-    /// A closed flow leaves: after a while, or at once when its ports are used anew, so that nothing late can
-    /// join it.
-    fn queue_closed(&mut self, slot: SlotRef, now_ticks: u32) {
-        if self.tables.get(slot.entry()).is_some_and(|table| table.tag(slot.slot()) & DEAD != 0) {
-            self.bury_dead(slot);
-        } else if self.annotate(slot, note::LEAVING) {
-            self.closed.push(slot, now_ticks);
-        }
-    }
-
-    fn bury(&mut self, slot: SlotRef) {
-        // Freed before its older self is merged into it, it would take those counts along.
-        if self.tables.awaits_merge(slot) {
-            self.postponed.push(slot);
-            return;
-        }
-        if let Some(table) = self.tables.get(slot.entry()) {
-            table.kill(slot.slot());
-        }
-        self.bury_dead(slot);
-    }
-
-    /// Takes up a slot that a program has killed. The program may yet take it back (`nm_account`), so it is looked
-    /// at again before it is freed.
-    fn bury_dead(&mut self, slot: SlotRef) {
-        if self.tables.awaits_merge(slot) {
-            self.postponed.push(slot);
-        } else if self.annotate(slot, note::DYING) {
-            self.dying.push(slot);
-        }
     }
 
     /// All that is not an event.
@@ -460,68 +390,6 @@ impl Work {
         self.sink.flush();
         let waiting = [&self.active, &self.closed, &self.attempts].iter().any(|queue| queue.is_due(now));
         self.behind = waiting || self.sweep_left > 0;
-    }
-
-    fn on_closed_due(&mut self, slot: SlotRef, now: u32) {
-        let snapshot = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot()));
-        let Some(snapshot) = snapshot.filter(|snapshot| snapshot.hot.closed_ns > 0) else { return };
-        if snapshot.cold.agent_flags & MOVED != 0 {
-            return;
-        }
-        if snapshot.live() && now.wrapping_sub(snapshot.last_tick()) < clock::ticks(LATE) {
-            self.closed.push(slot, now);
-        } else {
-            self.bury(slot);
-        }
-    }
-
-    /// A SYN is sent again after 1, 2, 4 ... seconds (RFC 6298), so an attempt is over when it has been silent
-    /// for the timeout beyond the time that it has lasted; it has failed once the timeout is over.
-    fn on_attempt_due(&mut self, slot: SlotRef, now_ns: u64) {
-        let snapshot = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot()));
-        let Some(snapshot) = snapshot.filter(|snapshot| snapshot.live() && attempt_open(snapshot)) else {
-            return;
-        };
-        let now = clock::tick_of(now_ns);
-        let timeout = clock::ticks(self.settings.connect_timeout);
-        let lasted = clock::ticks_since(clock::tick_of(snapshot.cold.start_ns), snapshot.last_tick());
-        self.annotate(slot, note::TIMED_OUT);
-        if now.wrapping_sub(snapshot.last_tick()) >= timeout.saturating_add(lasted) {
-            self.bury(slot);
-        } else {
-            self.attempts.push(slot, now);
-        }
-    }
-
-    fn harvest(&mut self, now_ns: u64) {
-        if self.dead.as_ref().is_some_and(|(number, _)| self.grace.passed(*number))
-            && let Some((_, mut dead)) = self.dead.take()
-        {
-            // Their counts belong to flows that may be among the others.
-            dead.sort_by_key(|slot| !self.joins.contains_key(slot));
-            for slot in dead {
-                let Some(table) = self.tables.get(slot.entry()).cloned() else { continue };
-                let Some(snapshot) = table.read_any(slot.slot()) else { continue };
-                let flags = snapshot.cold.agent_flags;
-                if flags & (MOVED | note::DYING) != note::DYING {
-                    continue;
-                }
-                if snapshot.live() {
-                    // Its connection goes on in it after all.
-                    table.set_notes(slot.slot(), snapshot.cold.agent_direction, flags & !note::OF_SLOT);
-                    self.queue_closed(slot, clock::tick_of(now_ns));
-                } else if snapshot.stands_for().is_some() {
-                    self.ledger.forget(&table, slot.slot(), &snapshot);
-                } else if flags & note::JOINED == 0 || !self.join(slot, &table, &snapshot) {
-                    table.set_notes(slot.slot(), snapshot.cold.agent_direction, flags & !note::JOINED);
-                    self.ledger.harvest(&table, slot.slot(), now_ns, &mut self.out);
-                    self.part(snapshot.tag & !DEAD);
-                }
-            }
-        }
-        if self.dead.is_none() && !self.dying.is_empty() {
-            self.dead = Some((self.grace.after_now(), std::mem::take(&mut self.dying)));
-        }
     }
 
     fn tend_tables(&mut self) {
@@ -561,179 +429,6 @@ impl Work {
                     self.attempts.push(slot, now);
                 }
             }
-        }
-    }
-
-    /// Walks the whole table in a quarter of the flow timeout (a minute at most) to find idle flows, reading one
-    /// cache line a flow; and at once, looking at each, when events were lost.
-    fn sweep(&mut self, now_ns: u64) {
-        let lost = self.object.kind(nm_kind::NM_KIND_EVENT_LOST) + self.invalid;
-        let slots = self.slots();
-        if lost > self.lost_seen {
-            self.on_lost(lost - self.lost_seen);
-            self.lost_seen = lost;
-            self.sweep_left = slots;
-        }
-        let mut budget = if self.sweep_left > 0 {
-            self.sweep_left.min(SWEEP)
-        } else {
-            let period =
-                (self.settings.flow_timeout / 4).clamp(Duration::from_secs(1), Duration::from_secs(60));
-            let since = now_ns.saturating_sub(std::mem::replace(&mut self.swept_ns, now_ns));
-            (slots as f64 * (since as f64 / period.as_nanos() as f64).min(1.0)).ceil() as u64
-        };
-        let thorough = self.sweep_left > 0;
-        self.sweep_left -= budget.min(self.sweep_left);
-        let now = clock::tick_of(now_ns);
-        while budget > 0 {
-            let table =
-                self.tables.get(self.sweep_entry).filter(|table| self.sweep_at < table.buckets()).cloned();
-            let Some(table) = table else {
-                // The current table has buckets, so this ends.
-                self.sweep_entry = (self.sweep_entry + 1) % TABLE_ENTRIES;
-                self.sweep_at = 0;
-                continue;
-            };
-            budget = budget.saturating_sub(u64::from(SLOTS));
-            let (entry, bucket) = (self.sweep_entry, self.sweep_at);
-            self.sweep_at += 1;
-            let due = self.swept[entry as usize].of(&table, now)[bucket as usize];
-            if thorough || now.wrapping_sub(due) <= u32::MAX / 2 {
-                let due = self.sweep_bucket(&table, entry, bucket, thorough, now_ns);
-                self.swept[entry as usize].of(&table, now)[bucket as usize] = due;
-            }
-        }
-    }
-
-    /// Looks at the flows of a bucket that are idle, or at all; when one of the others can be idle at the earliest.
-    fn sweep_bucket(&mut self, table: &Table, entry: u32, bucket: u32, thorough: bool, now_ns: u64) -> u32 {
-        let timeout = clock::ticks(self.settings.flow_timeout);
-        let now = clock::tick_of(now_ns);
-        let mut soonest = timeout;
-        for slot in bucket * SLOTS..(bucket + 1) * SLOTS {
-            let tag = table.tag(slot);
-            if tag == 0 {
-                continue;
-            }
-            let last = table.last_tick(slot);
-            if thorough || tag & DEAD != 0 || self.idle(last, now_ns) {
-                self.sweep_slot(SlotRef::new(entry, slot), now_ns);
-            }
-            soonest = soonest.min(timeout.saturating_sub(clock::ticks_since(last, now)));
-        }
-        now.wrapping_add(soonest)
-    }
-
-    /// Slots of all tables.
-    fn slots(&self) -> u64 {
-        self.tables.each().map(|(_, table)| u64::from(table.slots())).sum()
-    }
-
-    fn idle(&self, last_tick: u32, now_ns: u64) -> bool {
-        clock::ticks_since(last_tick, clock::tick_of(now_ns)) > clock::ticks(self.settings.flow_timeout)
-    }
-
-    fn sweep_slot(&mut self, slot: SlotRef, now_ns: u64) {
-        if let Some(table) = self.tables.get(slot.entry())
-            && table.alias(slot.slot()).is_some()
-        {
-            table.touch(slot.slot(), clock::tick_of(now_ns));
-            return self.adopt(slot);
-        }
-        let Some(snapshot) = self.tables.get(slot.entry()).and_then(|table| table.read(slot.slot())) else {
-            return;
-        };
-        if snapshot.cold.agent_flags & (MOVED | note::DYING) != 0 {
-            return;
-        }
-        if !snapshot.live() || self.idle(snapshot.last_tick(), now_ns) {
-            self.bury(slot);
-            return;
-        }
-        self.look(slot, now_ns, 0);
-        if snapshot.hot.closed_ns > 0 {
-            self.queue_closed(slot, clock::tick_of(now_ns));
-        }
-    }
-
-    fn stats(&mut self) -> KernelStats {
-        let drops = self.drops.read(&self.object);
-        let overflow = self.object.overflow();
-        let tracing = self.object.control().tracing != 0;
-        let kinds = |outcome: Outcome, kinds: &[(nm_kind, &str)]| -> Vec<KindCount> {
-            kinds
-                .iter()
-                .map(|(kind, name)| KindCount {
-                    outcome,
-                    kind: (*name).into(),
-                    packets: self.object.kind(*kind),
-                })
-                .collect()
-        };
-        KernelStats {
-            hooks: self.hooks.counters(&self.object),
-            kinds: [
-                kinds(Outcome::NotIp, &NOT_IP_KINDS),
-                kinds(Outcome::Malformed, &MALFORMED_KINDS),
-                kinds(
-                    Outcome::Counted,
-                    if self.object.features().tunnels.is_some() { &TUNNEL_KINDS } else { &[] },
-                ),
-            ]
-            .concat(),
-            table: TableStats {
-                entries: self.ledger.live,
-                aliases: self.ledger.aliases,
-                capacity: self.settings.max_flows,
-                slots: self.tables.slots(),
-                map_bytes: self.object.map_bytes() + self.tables.bytes(),
-                overflow_packets: overflow.values().map(|(packets, _)| packets).sum(),
-                overflow_bytes: overflow.values().map(|(_, bytes)| bytes).sum(),
-                resizes: self.tables.resizes(),
-            },
-            events_processed: self.processed,
-            events_lost: EventLoss {
-                buffer_full: self.object.kind(nm_kind::NM_KIND_EVENT_LOST),
-                invalid: self.invalid,
-            },
-            tracing,
-            icmp_errors_refused: self.object.kind(nm_kind::NM_KIND_QUOTE_REFUSED),
-            rtt_stamps: [
-                nm_kind::NM_KIND_STAMP_HARDWARE,
-                nm_kind::NM_KIND_STAMP_SOFTWARE,
-                nm_kind::NM_KIND_STAMP_MISSING,
-            ]
-            .map(|kind| self.object.kind(kind)),
-            rtt_samples_left_out: self.object.kind(nm_kind::NM_KIND_SAMPLE_LOST),
-            fragments_unmatched: self.object.kind(nm_kind::NM_KIND_FRAGMENT_ORPHAN),
-            drops,
-            conntrack_overruns: self.told.as_ref().map_or(0, |told| told.overruns),
-            names_lost: self.object.kind(nm_kind::NM_KIND_NAME_LOST),
-            asked_names_lost: self.object.kind(nm_kind::NM_KIND_ASKED_LOST),
-            messages: Messages {
-                dns: self.object.dns_totals(),
-                http: self.servers.read(&self.object, Instant::now()),
-            },
-            run_time: self.object.run_time(),
-        }
-    }
-
-    fn report(&mut self) -> Report {
-        let mut in_table = (0, 0);
-        for (_, table) in self.tables.each() {
-            for snapshot in (0..table.slots()).filter_map(|slot| table.read(slot)) {
-                let counters = snapshot.counters();
-                in_table.0 += counters.packets();
-                in_table.1 += counters.bytes();
-            }
-        }
-        Report {
-            stats: self.stats(),
-            watched: self.hooks.watched(),
-            departed: self.ledger.departed,
-            in_table,
-            transport: self.object.transport(),
-            left_out: self.left_out(),
         }
     }
 

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::{MET_HALFWAY, Work};
+use super::Work;
 use crate::clock;
 use crate::collector::ledger::note;
 use crate::collector::tables::SlotRef;
@@ -18,6 +18,8 @@ use crate::kernel::load::{LeftOut, Part};
 use crate::kernel::pairing::{Pairing, Translated};
 use crate::kernel::table::{DEAD, MOVED, Snapshot, Table};
 
+/// After start, conversations are met halfway for so long.
+const MET_HALFWAY: Duration = Duration::from_secs(60);
 /// Receive buffer for news: some 20 000 of them.
 const BUFFER_BYTES: usize = 16 << 20;
 /// Whether conntrack is there is looked at so often.
@@ -331,9 +333,8 @@ impl Work {
     fn paired(&mut self, pairing: &Pairing) {
         if let Some((entry, slot)) = pairing.joined {
             let slot = SlotRef::new(entry, slot);
-            let snapshot = self.tables.get(entry).and_then(|table| table.read(slot.slot()));
             // What has been told of ends as it is.
-            if snapshot.is_some_and(|snapshot| snapshot.cold.agent_flags & note::KNOWN == 0)
+            if self.tables.read(slot).is_some_and(|snapshot| snapshot.cold.agent_flags & note::KNOWN == 0)
                 && self.annotate(slot, note::JOINED)
             {
                 let join = Join { flow: pairing.tags[0], swapped: pairing.swapped };
