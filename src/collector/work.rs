@@ -418,7 +418,7 @@ impl Work {
             if let Some((table, snapshot)) = table.and_then(|table| Some((table, table.read(slot.slot())?))) {
                 // It waited in the queue under its old name; its event named the old slot, however long ago.
                 if snapshot.hot.bytes != table.told(slot.slot()).bytes
-                    || now.wrapping_sub(snapshot.last_tick())
+                    || clock::ticks_since(snapshot.last_tick(), now)
                         <= clock::ticks(self.settings.active_interval * 2)
                 {
                     self.active.push(slot, now);

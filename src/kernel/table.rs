@@ -97,7 +97,7 @@ const TOLD_RETRANSMITS: Field<[u32; SLOTS as usize]> =
     Field { stride: 0, ..Field::of(Layout::Wide, offset_of!(nm_wide, told_retransmits)) };
 
 /// A slot as it was read: consistent in itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Snapshot {
     /// Tag when it was read.
     pub tag: u64,

@@ -6,7 +6,7 @@ use super::Work;
 use crate::clock;
 use crate::collector::ledger::{attempt_open, note};
 use crate::collector::tables::SlotRef;
-use crate::kernel::table::{DEAD, MOVED};
+use crate::kernel::table::{DEAD, MOVED, Snapshot};
 
 /// A closed flow leaves after this time, so that late segments still join it ...
 pub(super) const LINGER: Duration = Duration::from_secs(1);
@@ -64,25 +64,21 @@ impl Work {
         if snapshot.cold.agent_flags & MOVED != 0 {
             return;
         }
-        if snapshot.live() && now.wrapping_sub(snapshot.last_tick()) < clock::ticks(LATE) {
+        if snapshot.live() && clock::ticks_since(snapshot.last_tick(), now) < clock::ticks(LATE) {
             self.closed.push(slot, now);
         } else {
             self.bury(slot);
         }
     }
 
-    /// A SYN is sent again after 1, 2, 4 ... seconds (RFC 6298), so an attempt is over when it has been silent
-    /// for the timeout beyond the time that it has lasted; it has failed once the timeout is over.
     pub(super) fn on_attempt_due(&mut self, slot: SlotRef, now_ns: u64) {
         let snapshot = self.tables.read(slot);
         let Some(snapshot) = snapshot.filter(|snapshot| snapshot.live() && attempt_open(snapshot)) else {
             return;
         };
         let now = clock::tick_of(now_ns);
-        let timeout = clock::ticks(self.settings.connect_timeout);
-        let lasted = clock::ticks_since(clock::tick_of(snapshot.cold.start_ns), snapshot.last_tick());
         self.annotate(slot, note::TIMED_OUT);
-        if now.wrapping_sub(snapshot.last_tick()) >= timeout.saturating_add(lasted) {
+        if is_over(&snapshot, now, clock::ticks(self.settings.connect_timeout)) {
             self.bury(slot);
         } else {
             self.attempts.push(slot, now);
@@ -119,5 +115,29 @@ impl Work {
         if self.dead.is_none() && !self.dying.is_empty() {
             self.dead = Some((self.grace.after_now(), std::mem::take(&mut self.dying)));
         }
+    }
+}
+
+/// A SYN is sent again after 1, 2, 4 ... seconds (RFC 6298), so an attempt is over when it has been silent for the timeout beyond the
+/// time that it has lasted; it has failed once the timeout is over.
+fn is_over(attempt: &Snapshot, now: u32, timeout_ticks: u32) -> bool {
+    let last = attempt.last_tick();
+    let lasted = clock::ticks_since(clock::tick_of(attempt.cold.start_ns), last);
+    clock::ticks_since(last, now) >= timeout_ticks.saturating_add(lasted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_is_over_after_a_silence_longer_than_itself_and_not_while_it_goes_on() {
+        let mut attempt = Snapshot::default();
+        attempt.cold.start_ns = 1000 << clock::TICK_SHIFT;
+        attempt.hot.seen_ticks = [1300, 1000];
+        let over = |now| is_over(&attempt, now, 500);
+        assert!(!over(2099) && over(2100));
+        // A packet has come since the clock was read.
+        assert!(!over(1299) && !over(0));
     }
 }
