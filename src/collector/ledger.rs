@@ -10,12 +10,13 @@ use super::pairs::{Pair, Pairs};
 use crate::clock;
 use crate::flow::app::App;
 use crate::flow::direction::direction;
+use crate::flow::key::Protocol;
 use crate::flow::measured::NewRtts;
 use crate::flow::record::Direction;
 use crate::flow::update::{Change, Counters, Flow, FlowUpdate};
 use crate::flow::verdict::{Facts, forbidden, unfinished, verdict};
 use crate::interfaces::HostAddresses;
-use crate::kernel::decode::{self, Places};
+use crate::kernel::decode;
 use crate::kernel::table::{DEAD, MOVED, Snapshot, Table};
 use crate::kernel::tunnels::Tunnels;
 use crate::kernel::types::nm_told;
@@ -61,7 +62,9 @@ impl Context {
     /// Where a flow runs, as far as its slot tells now.
     pub fn direction(&self, snapshot: &Snapshot) -> Direction {
         decode::key(&snapshot.cold).map_or(Direction::Forwarded, |key| {
-            direction(&key, &Places::of(snapshot), &self.addresses, |index| self.local_peers.contains(&index))
+            direction(&key, &decode::places(snapshot), &self.addresses, |index| {
+                self.local_peers.contains(&index)
+            })
         })
     }
 }
@@ -114,7 +117,7 @@ fn id(snapshot: &Snapshot) -> u64 {
 pub fn flow(snapshot: &Snapshot, context: &Context, now_ns: u64, gone: bool) -> Option<Flow> {
     let cold = &snapshot.cold;
     let key = decode::key(cold)?;
-    let places = Places::of(snapshot);
+    let places = decode::places(snapshot);
     let total = snapshot.counters();
     let opener = usize::from(cold.opener & 1);
     let flags = [snapshot.hot.tcp_flags[opener], snapshot.hot.tcp_flags[1 - opener]];
@@ -140,7 +143,8 @@ pub fn flow(snapshot: &Snapshot, context: &Context, now_ns: u64, gone: bool) -> 
         tls_version: decode::tls_version(&snapshot.timing),
         dns: decode::dns(snapshot),
         icmp_errors: decode::icmp_errors(snapshot.hot.icmp_errors),
-        icmp: matches!(cold.protocol, 1 | 58).then_some((cold.icmp_type, cold.icmp_code)),
+        icmp: matches!(key.protocol, Protocol::ICMP | Protocol::ICMPV6)
+            .then_some((cold.icmp_type, cold.icmp_code)),
         opener_seen: cold.opener_seen != 0,
         seen_on: places.interfaces(),
         tunnel: context

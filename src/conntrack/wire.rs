@@ -1,5 +1,6 @@
 //! Conntrack's netlink messages: of what comes only the addresses of entries that are translated.
 
+use crate::flow::key::Protocol;
 use crate::kernel::pairing::Translated;
 use crate::netlink::{
     Message, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN, attribute, dump_request, ip, messages, u16_at,
@@ -29,10 +30,6 @@ const CTA_IP: [[u16; 2]; 2] = [[1, 2], [3, 4]];
 
 /// `IPS_SRC_NAT | IPS_DST_NAT` (linux/netfilter/nf_conntrack_common.h)
 const IPS_NAT: u32 = 1 << 4 | 1 << 5;
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const SCTP: u8 = 132;
 
 /// What a message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,9 +97,11 @@ impl Tuple {
             _ => None,
         };
         // As the programs make keys: of echoes the identifier stands in both ports, what is unknown has none.
-        let ports = match protocol {
-            TCP | UDP | SCTP => [port(CTA_PROTO_SRC_PORT)?, port(CTA_PROTO_DST_PORT)?],
-            _ => [echo.unwrap_or(0); 2],
+        let has_ports = matches!(Protocol(protocol), Protocol::TCP | Protocol::UDP | Protocol::SCTP);
+        let ports = if has_ports {
+            [port(CTA_PROTO_SRC_PORT)?, port(CTA_PROTO_DST_PORT)?]
+        } else {
+            [echo.unwrap_or(0); 2]
         };
         Some(Self { protocol, ends: [(address(0)?, ports[0]).into(), (address(1)?, ports[1]).into()] })
     }

@@ -1,9 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
+use super::direction::{Place, Places};
 use super::key::{FlowKey, Protocol};
 use super::record::{Direction, IcmpError, IcmpErrors, Reason, State, Status};
 use super::verdict::{Facts, flag_letters, verdict};
-use crate::kernel::decode::{Place, Places};
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -173,4 +173,11 @@ fn direction_follows_the_way_of_the_packets() {
     for (name, places, expected) in cases {
         assert_eq!(direction_of(places), expected, "{name}");
     }
+}
+
+#[test]
+fn interfaces_are_listed_once() {
+    let places =
+        Places { sent: Place(5 << 1), received: Place(7 << 1), others: [Place(5 << 1 | 1), Place(9 << 1)] };
+    assert_eq!(places.interfaces(), [5, 7, 9, 0]);
 }

@@ -8,6 +8,7 @@ use super::skeleton::types::{
 };
 use super::table::Snapshot;
 use crate::flow::app::{App, TlsVersion};
+use crate::flow::direction::{Place, Places};
 use crate::flow::key::{FlowKey, Protocol};
 use crate::flow::measured::{Measured, Rtt, Side};
 use crate::flow::messages::{FlowDns, QueryType, Rcode};
@@ -22,8 +23,6 @@ const MARK_RESET_BY: u8 = 0x04;
 pub(super) const MARK_TUNNEL: u8 = 0x10;
 /// `NM_MARK_MESSAGES` of the same.
 const MARK_MESSAGES: u8 = 0x08;
-/// IP protocol number of UDP.
-const UDP: u8 = 17;
 
 /// Why the programs speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,7 +235,7 @@ pub fn who(snapshot: &Snapshot, is_local: impl Fn(&IpAddr) -> bool) -> [Who; 2] 
 /// DNS of the flow in a slot; `None` if it is no DNS, or is not looked at.
 pub fn dns(snapshot: &Snapshot) -> Option<FlowDns> {
     let is_dns = u32::from(snapshot.timing.app) == nm_app::NM_APP_DNS.0;
-    let counted = |count: u32| (snapshot.cold.protocol == UDP).then_some(count);
+    let counted = |count: u32| (snapshot.cold.protocol == Protocol::UDP.0).then_some(count);
     (is_dns && snapshot.hot.marks & MARK_MESSAGES != 0).then(|| FlowDns {
         queries: counted(snapshot.dns.queries),
         responses: counted(snapshot.dns.responses),
@@ -245,56 +244,13 @@ pub fn dns(snapshot: &Snapshot) -> Option<FlowDns> {
     })
 }
 
-/// A place where packets are seen: an interface and one of its hooks, packed as `ifindex << 1 | hook`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Place(pub u32);
-
-impl Place {
-    /// Interface index; 0 = nowhere.
-    pub fn interface(self) -> u32 {
-        self.0 >> 1
-    }
-
-    /// Whether it is the egress hook.
-    pub fn egress(self) -> bool {
-        self.0 & 1 == 1
-    }
-}
-
-/// Where a flow was seen: by the opener's packets, by the answers, and further places of either.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Places {
-    /// Who counts the opener's packets.
-    pub sent: Place,
-    /// Who counts the answers.
-    pub received: Place,
-    /// Others, of either direction; `Place(0)` where there is none.
-    pub others: [Place; 2],
-}
-
-impl Places {
-    /// From the words of a slot.
-    pub fn of(snapshot: &Snapshot) -> Self {
-        let opener = usize::from(snapshot.cold.opener & 1);
-        Self {
-            sent: Place(snapshot.hot.owner[opener]),
-            received: Place(snapshot.hot.owner[1 - opener]),
-            others: snapshot.cold.others.map(Place),
-        }
-    }
-
-    /// Interface indices in order, without repetition, 0 for none.
-    pub fn interfaces(&self) -> [u32; 4] {
-        let mut seen = [0; 4];
-        let mut count = 0;
-        for place in [self.sent, self.received, self.others[0], self.others[1]] {
-            let index = place.interface();
-            if index != 0 && !seen.contains(&index) {
-                seen[count] = index;
-                count += 1;
-            }
-        }
-        seen
+/// Where a flow was seen.
+pub fn places(snapshot: &Snapshot) -> Places {
+    let opener = usize::from(snapshot.cold.opener & 1);
+    Places {
+        sent: Place(snapshot.hot.owner[opener]),
+        received: Place(snapshot.hot.owner[1 - opener]),
+        others: snapshot.cold.others.map(Place),
     }
 }
 

@@ -32,8 +32,7 @@ pub mod tunnels;
 /// The types shared with the programs, generated from `bpf/include/nm_types.h`.
 pub mod types {
     pub use super::skeleton::types::{
-        nm_bucket, nm_cold, nm_control, nm_detail, nm_event, nm_event_kind, nm_hot, nm_icmp_error,
-        nm_interface, nm_kind, nm_timing, nm_told,
+        nm_cold, nm_control, nm_detail, nm_dns, nm_hot, nm_interface, nm_kind, nm_timing, nm_told,
     };
 }
 

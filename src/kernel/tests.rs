@@ -2,9 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::decode::{
-    Event, EventKind, Place, Places, event, interface_sum, key, perf_sample, tunnel, words_sum,
-};
+use super::decode::{Event, EventKind, event, interface_sum, key, perf_sample, tunnel, words_sum};
 use super::types::nm_cold;
 
 fn record(stamp_ns: u64, slot: u32, table: u8, kind: u8) -> Vec<u8> {
@@ -52,13 +50,6 @@ fn a_key_has_the_opener_first() {
     assert_eq!((flow.src.to_string(), flow.dst.to_string()), ("10.0.0.2:40000".into(), "10.0.0.1:80".into()));
     cold.family = 5;
     assert_eq!(key(&cold), None);
-}
-
-#[test]
-fn interfaces_are_listed_once() {
-    let places =
-        Places { sent: Place(5 << 1), received: Place(7 << 1), others: [Place(5 << 1 | 1), Place(9 << 1)] };
-    assert_eq!(places.interfaces(), [5, 7, 9, 0]);
 }
 
 #[test]
