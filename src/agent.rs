@@ -3,7 +3,8 @@
 //! Start: control socket (so that two agents never share a host's hooks), kernel side, collector, exporter, API,
 //! interfaces, reload. Stop: interfaces, collector (detaches and tells the last), sinks, servers.
 
-use std::ops::ControlFlow;
+mod state;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,31 +12,23 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::api::status::{Accounting, InterfaceStatus, Status};
-use crate::api::{self, Source, Which};
+use crate::api;
 use crate::clock::{self, WallClock};
-use crate::collector::{Collector, Handle, Part};
+use crate::collector::{Collector, Handle};
 use crate::config::cli::Mode;
 use crate::config::{self, Config, Inputs, Loaded, Switch, WatchScope};
 use crate::debug;
 use crate::detect::Detector;
-use crate::detect::alert::AlertRecord;
 use crate::enrich::kubernetes::object::Watched;
 use crate::enrich::kubernetes::{Cluster, Link, cluster, link};
 use crate::enrich::{Directory, name_sockets};
-use crate::flow::present::Presenter;
-use crate::flow::update::{Batch, Flow};
 use crate::flow::who::Names;
 use crate::governor::{Governor, GovernorStatus};
 use crate::interfaces::{Event, Follower, Selection};
-use crate::kernel::attach::Method;
-use crate::kernel::messages::Messages;
-use crate::kernel::names::Named;
-use crate::kernel::object::{Object, Transport};
-use crate::kernel::stats::DropStats;
+use crate::kernel::object::Object;
 use crate::reload::features;
 use crate::reload::parts::{self, Parts};
 use crate::reload::{self, Reloader};
@@ -44,6 +37,8 @@ use crate::sink::history::{self, History};
 use crate::sink::kubernetes_events::{Events, Limits, Sign};
 use crate::sink::prometheus::{Endpoint, Exporter, FlowMetrics, Latch, Readiness};
 use crate::telemetry::LogHandle;
+pub use state::LOOPBACK;
+use state::State;
 
 /// Time that shutting down may take.
 const SHUTDOWN: Duration = Duration::from_secs(10);
@@ -51,28 +46,6 @@ const SHUTDOWN: Duration = Duration::from_secs(10);
 const DETACH: Duration = Duration::from_millis(50);
 /// Interface events that may wait.
 const INTERFACE_EVENTS: usize = 1024;
-
-/// A note that is always there.
-pub const LOOPBACK: &str = "loopback traffic is not watched unless `lo` is named in capture.interfaces";
-
-/// What the API and the exporter see.
-struct State {
-    collector: Handle,
-    readiness: Readiness,
-    history: Arc<Mutex<History>>,
-    detector: Arc<Mutex<Detector>>,
-    updates: broadcast::Sender<Batch>,
-    mode: &'static str,
-    started: Timestamp,
-    /// The same, for a wall clock that is set.
-    since: Instant,
-    config: watch::Receiver<Arc<Config>>,
-    reloader: Arc<Reloader>,
-    names: Directory,
-    _named: Option<Named>,
-    link: Option<Arc<Link>>,
-    governor: watch::Receiver<GovernorStatus>,
-}
 
 /// What the agent is started with.
 pub struct Start {
@@ -318,190 +291,4 @@ fn tell_events(link: &Link, state: &State) -> JoinHandle<()> {
     };
     let events = Events::new(link.access(), link.own_pods(), link.node(), link.events(), Limits::default());
     tokio::spawn(events.run(alerts, interfaces))
-}
-
-fn notes(report: &crate::collector::handle::Report, sampling_rate: f64) -> Vec<String> {
-    let mut notes = Vec::new();
-    let failed = report.watched.iter().filter(|watched| watched.attached.is_err()).count();
-    if failed > 0 {
-        notes.push(format!("{failed} interfaces are not watched: see the table below"));
-    }
-    if report.watched.is_empty() {
-        notes.push("no interface is watched: none is up, or capture.interfaces matches none".into());
-    }
-    if report.watched.iter().any(|watched| watched.attached == Ok(Method::Clsact)) {
-        notes.push(
-            "attached by clsact: packets that another program at priority 1 redirects or drops are not seen"
-                .into(),
-        );
-    }
-    if report.transport == Transport::Perf {
-        notes.push(
-            "events travel by perf buffers: the kernel has no ring buffer, or capture.transport asks for it"
-                .into(),
-        );
-    }
-    notes.extend(report.left_out.iter().map(|out| format!("{}: {}", out.part.missing(), out.why)));
-    if report.stats.tracing {
-        notes.push("packet-trace is on: `netmon-cli debug packet-trace off` ends it".into());
-    }
-    if sampling_rate < 1.0 {
-        notes.push(format!("capture.sampling_rate keeps {sampling_rate} of all flows"));
-    }
-    let [hardware, software, missing] = report.stats.rtt_stamps;
-    if hardware + software + missing > 0 {
-        notes.push(format!(
-            "capture.timestamp_source is hardware: {hardware} round trips by the network card's stamps, {software} by the kernel's \
-             clock since the card gave no stamp, {missing} not taken since only one of two packets had one (packets that go out never do)"
-        ));
-    }
-    if report.stats.events_lost.buffer_full > 0 {
-        notes.push(
-            "events were lost for want of room (resources.maps.event_buffer_size); no packet count is wrong for it".into(),
-        );
-    }
-    if report.stats.table.overflow_packets > 0 {
-        notes.push(format!(
-            "{} packets found no room in the flow table and are counted by protocol only (flow.max_flows)",
-            report.stats.table.overflow_packets
-        ));
-    }
-    notes
-}
-
-impl State {
-    /// For `systemctl status`.
-    fn line(&self) -> String {
-        let Some(stats) = self.collector.stats() else { return "the collector does not answer".into() };
-        let lost = stats.events_lost.buffer_full + stats.events_lost.invalid;
-        let mut line = format!(
-            "{} flows on {} interfaces; {lost} events lost, {} packets without room for their flow",
-            stats.table.entries,
-            (stats.hooks.len() / 2).saturating_sub(1),
-            stats.table.overflow_packets,
-        );
-        if let Some(error) = self.reloader.status().error {
-            line.push_str(&format!("; configuration refused: {}", error.message.replace('\n', " ")));
-        }
-        line
-    }
-}
-
-impl Source for State {
-    fn status(&self) -> Status {
-        let uname = rustix::system::uname();
-        let sampling_rate = self.config.borrow().capture.sampling_rate;
-        let configured = self.reloader.configured();
-        let config = self.reloader.status();
-        let report = self.collector.report();
-        let interfaces = report.iter().flat_map(|report| &report.watched).map(|watched| InterfaceStatus {
-            name: watched.name.clone(),
-            index: watched.index,
-            attach: watched.attached.as_ref().map_or("failed", |method| method.name()).into(),
-            error: watched.attached.as_ref().err().cloned(),
-        });
-        let stats = report.as_ref().map(|report| report.stats.clone()).unwrap_or_default();
-        let held = report.as_ref().map_or((0, 0), |report| {
-            (report.departed.packets + report.in_table.0, report.departed.bytes + report.in_table.1)
-        });
-        let mut notes = report.as_ref().map_or_else(
-            || vec!["the collector does not answer".into()],
-            |report| notes(report, configured.capture.sampling_rate),
-        );
-        let kubernetes = self.link.as_ref().map(|link| link.status());
-        notes.extend(kubernetes.iter().flat_map(|kubernetes| kubernetes.notes()));
-        let governor = self.governor.borrow().clone();
-        notes.extend(governor.notes());
-        let unwritten = crate::telemetry::lines_lost();
-        if unwritten > 0 {
-            notes.push(format!("{unwritten} lines of the log could not be written (a full disk?)"));
-        }
-        notes.extend(crate::check::tested::untested_here());
-        let nat = &configured.features.nat;
-        if nat.enabled && nat.conntrack == config::Conntrack::Netlink {
-            notes.push(
-                "translations (NAT) are known some milliseconds late: features.nat.conntrack is netlink"
-                    .into(),
-            );
-        }
-        notes.push(LOOPBACK.into());
-        Status {
-            version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
-            mode: self.mode.into(),
-            started: self.started,
-            uptime_seconds: self.since.elapsed().as_secs(),
-            kernel: format!("{} {}", uname.release().to_string_lossy(), uname.machine().to_string_lossy()),
-            config_file: config.file.clone(),
-            config,
-            ready: self.readiness.waiting_for().is_empty(),
-            waiting_for: self.readiness.waiting_for(),
-            privileges: crate::privilege::held(Path::new("/proc")),
-            transport: report.as_ref().map_or("none", |report| report.transport.name()).into(),
-            sampling_rate,
-            interfaces: interfaces.collect(),
-            kubernetes,
-            governor,
-            accounting: Accounting::of(&stats, held),
-            kernel_stats: stats,
-            notes,
-        }
-    }
-
-    fn visit(&self, which: Which, part: Part, visit: &mut dyn FnMut(&Flow) -> ControlFlow<()>) {
-        let mut over = false;
-        self.collector.view().visit(part, &mut |flow| {
-            let flow = visit(flow);
-            over = flow.is_break();
-            flow
-        });
-        // Few, next to the table: they go with its first part.
-        if which == Which::All && part.number == 0 && !over {
-            // Copied, so that sinks don't wait for a slow reader.
-            let ended: Vec<Flow> =
-                self.history.lock().unwrap_or_else(PoisonError::into_inner).newest_first().copied().collect();
-            let _ = ended.iter().try_for_each(visit);
-        }
-    }
-
-    fn alerts(&self) -> Vec<AlertRecord> {
-        let clock = WallClock::now();
-        let alerts = self.detector.lock().unwrap_or_else(PoisonError::into_inner).alerts.newest_first();
-        alerts.iter().map(|alert| AlertRecord::of(alert, &clock, Some(&self.names))).collect()
-    }
-
-    fn drops(&self) -> Option<DropStats> {
-        Some(self.collector.stats()?.drops)
-    }
-
-    fn folds(&self) -> bool {
-        self.config.borrow().flow.aggregation
-    }
-
-    fn reloader(&self) -> Arc<Reloader> {
-        Arc::clone(&self.reloader)
-    }
-
-    fn presenter(&self) -> Presenter {
-        Presenter {
-            clock: WallClock::now(),
-            interfaces: self.collector.interface_names(),
-            sampling_rate: self.config.borrow().capture.sampling_rate,
-            drops: Arc::new(self.collector.flow_drops()),
-            names: Some(Arc::new(self.names.clone())),
-            asked: self.collector.asked(),
-        }
-    }
-
-    fn messages(&self) -> Messages {
-        self.collector.stats().map(|stats| stats.messages).unwrap_or_default()
-    }
-
-    fn collector(&self) -> Handle {
-        self.collector.clone()
-    }
-
-    fn subscribe(&self) -> broadcast::Receiver<Batch> {
-        self.updates.subscribe()
-    }
 }
