@@ -354,7 +354,8 @@ impl Table {
                 here.retransmits[side] = here.retransmits[side].wrapping_add(detail.retransmits[side]);
                 here.out_of_order[side] = here.out_of_order[side].wrapping_add(detail.out_of_order[side]);
                 here.zero_windows[side] = here.zero_windows[side].saturating_add(detail.zero_windows[side]);
-                here.repeat_bursts[side] = here.repeat_bursts[side].saturating_add(detail.repeat_bursts[side]);
+                here.repeat_bursts[side] =
+                    here.repeat_bursts[side].saturating_add(detail.repeat_bursts[side]);
             }
             for (here, lanes) in here.lanes.iter_mut().zip(detail.lanes) {
                 *here = here.wrapping_add(lanes);
