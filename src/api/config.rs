@@ -17,13 +17,13 @@ struct Trace {
 }
 
 fn reply(outcome: Result<Applied, Refused>) -> Reply {
-    Reply(match outcome {
+    match outcome {
         Ok(applied) => json(StatusCode::OK, &applied),
         Err(refused @ (Refused::Config(_) | Refused::NeedsRestart(_))) => {
             error(StatusCode::BAD_REQUEST, &refused.to_string())
         }
         Err(refused @ Refused::Part(_)) => error(StatusCode::CONFLICT, &refused.to_string()),
-    })
+    }
 }
 
 /// A configuration is taken over to its end even if whoever asked for it has gone.
@@ -38,7 +38,7 @@ async fn whole(
     };
     match tokio::spawn(work).await {
         Ok(outcome) => reply(outcome),
-        Err(failure) => Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())),
+        Err(failure) => error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string()),
     }
 }
 
@@ -52,7 +52,7 @@ pub(super) fn routes(
     let show = warp::get()
         .and(warp::path!("v1" / "config"))
         .and(given.clone())
-        .map(|reloader: Arc<Reloader>| Reply(json(StatusCode::OK, &reloader.settings())));
+        .map(|reloader: Arc<Reloader>| json(StatusCode::OK, &reloader.settings()));
     let reload =
         warp::post().and(warp::path!("v1" / "config" / "reload")).and(given.clone()).and(turn.clone()).then(
             |reloader: Arc<Reloader>, turns| whole(turns, async move { reloader.reload(Cause::Cli).await }),

@@ -79,6 +79,15 @@ pub struct BadParameter {
     pub accepted: &'static str,
 }
 
+impl BadParameter {
+    /// Of a parameter that is in [`PARAMETERS`], or is none.
+    pub(super) fn of(name: &str, value: &str) -> Self {
+        let known = PARAMETERS.iter().find(|(known, _)| *known == name);
+        let accepted = known.map_or("no such parameter", |(_, accepted)| accepted);
+        Self { name: name.into(), value: value.into(), accepted }
+    }
+}
+
 /// Every parameter: name, and what is accepted.
 pub const PARAMETERS: &[(&str, &str)] = &[
     ("protocol", "a protocol name like tcp, udp, icmp, or a number"),
@@ -165,12 +174,7 @@ impl Filter {
             .map(|v| self.sort = Some(v)),
             _ => None,
         };
-        let known = PARAMETERS.iter().find(|(known, _)| *known == name);
-        done.ok_or_else(|| BadParameter {
-            name: name.into(),
-            value: value.into(),
-            accepted: known.map_or("no such parameter", |(_, accepted)| accepted),
-        })
+        done.ok_or_else(|| BadParameter::of(name, value))
     }
 
     /// Whether a flow may match: the cheap part, before a record is made.

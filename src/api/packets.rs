@@ -170,21 +170,13 @@ fn parse(pairs: &[(String, String)], interfaces: &HashMap<u32, String>) -> Resul
     for (name, value) in pairs {
         let rule = &mut request.rule;
         let bad = |accepted| BadParameter { name: name.clone(), value: value.clone(), accepted };
+        let same = || BadParameter::of(name, value);
         match name.as_str() {
-            "protocol" => {
-                rule.protocol = Some(
-                    Protocol::parse(value)
-                        .ok_or_else(|| bad("a protocol name like tcp, udp, icmp, or a number"))?,
-                );
-            }
+            "protocol" => rule.protocol = Some(Protocol::parse(value).ok_or_else(same)?),
             "ip" | "cidr" if rule.network.is_some() => return Err(bad("an address or a network, once")),
-            "ip" => {
-                rule.network = Some(Cidr::of(value.parse().map_err(|_| bad("an IP address"))?));
-            }
-            "cidr" => {
-                rule.network = Some(Cidr::parse(value).ok_or_else(|| bad("a network like 10.0.0.0/8"))?);
-            }
-            "port" => rule.port = Some(value.parse().map_err(|_| bad("a port from 0 to 65535"))?),
+            "ip" => rule.network = Some(Cidr::of(value.parse().map_err(|_| same())?)),
+            "cidr" => rule.network = Some(Cidr::parse(value).ok_or_else(same)?),
+            "port" => rule.port = Some(value.parse().map_err(|_| same())?),
             "interface" => {
                 // A name may have been another's before: numbers go up.
                 let named = interfaces.iter().filter(|(_, name)| *name == value).map(|(index, _)| *index);
@@ -192,11 +184,8 @@ fn parse(pairs: &[(String, String)], interfaces: &HashMap<u32, String>) -> Resul
             }
             "outcome" => {
                 let known = Outcome::ALL.into_iter().find(|outcome| outcome.name() == value);
-                rule.outcomes.push(
-                    known.ok_or_else(|| {
-                        bad("counted, duplicate, sampled_out, not_ip, malformed or overflow")
-                    })?,
-                );
+                let all = "counted, duplicate, sampled_out, not_ip, malformed or overflow";
+                rule.outcomes.push(known.ok_or_else(|| bad(all))?);
             }
             "rate" => {
                 let rate = value.parse().ok().filter(|rate| (1..=RATE.1).contains(rate));
@@ -225,23 +214,16 @@ pub(super) fn routes<S: Source>(
         .and(warp::query::<Vec<(String, String)>>())
         .and(given.clone())
         .then(move |pairs: Vec<(String, String)>, asked: Asked<S>| {
-            let (over, source) = (over.subscribe(), Arc::clone(&asked.source));
-            async move {
-                match asked.make(move |_| begin(source, &pairs, over)).await {
-                    Ok(reply) => reply,
-                    Err(failure) => Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string())),
-                }
-            }
+            let over = over.subscribe();
+            asked.answer(move |source| begin(Arc::clone(source), &pairs, over))
         });
     let off = warp::post().and(warp::path!("v1" / "packets" / "off")).and(given).then(
         |asked: Asked<S>| async move {
             let collector = asked.source.collector();
-            let ended = match asked.make(|source| source.collector().end_trace()).await {
-                Ok(ended) => ended,
-                Err(failure) => {
-                    return Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failure.to_string()));
-                }
+            let end = |source: &Arc<S>| {
+                json(StatusCode::OK, &serde_json::json!({ "ended": source.collector().end_trace() }))
             };
+            let reply = asked.answer(end).await;
             // Whoever reads it lets go of it within a moment: then the next may begin.
             for _ in 0..40 {
                 if !collector.is_tracing() {
@@ -249,7 +231,7 @@ pub(super) fn routes<S: Source>(
                 }
                 tokio::time::sleep(PAUSE).await;
             }
-            Reply(json(StatusCode::OK, &serde_json::json!({ "ended": ended })))
+            reply
         },
     );
     on.or(off).unify()
@@ -259,12 +241,12 @@ fn begin<S: Source>(source: Arc<S>, pairs: &[(String, String)], over: broadcast:
     let collector = source.collector();
     let request = match parse(pairs, &collector.interface_names()) {
         Ok(request) => request,
-        Err(bad) => return Reply(error(StatusCode::BAD_REQUEST, &bad.to_string())),
+        Err(bad) => return error(StatusCode::BAD_REQUEST, &bad.to_string()),
     };
     let trace = match collector.trace(&request.rule, request.time) {
         Ok(trace) => trace,
-        Err(busy @ TraceError::Busy) => return Reply(error(StatusCode::CONFLICT, &busy.to_string())),
-        Err(failed) => return Reply(error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string())),
+        Err(busy @ TraceError::Busy) => return error(StatusCode::CONFLICT, &busy.to_string()),
+        Err(failed) => return error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string()),
     };
     let shown: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
     tracing::info!(seconds = request.time.as_secs(), filter = shown.join(" "), "packet-trace is on");
@@ -282,7 +264,7 @@ fn begin<S: Source>(source: Arc<S>, pairs: &[(String, String)], over: broadcast:
         .run(request.time, over);
         tracing::info!(why, "packet-trace is off");
     });
-    Reply(streamed(body))
+    streamed(body)
 }
 
 /// Carries lines from the programs to the client.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use warp::Filter;
 use warp::http::{Response, StatusCode};
 
@@ -56,16 +56,8 @@ pub async fn listen(address: &str) -> Result<TcpListener> {
     Ok(listener)
 }
 
-fn answer(status: StatusCode, kind: &'static str, body: impl Into<Vec<u8>>) -> Response<Vec<u8>> {
-    let mut response = Response::new(body.into());
-    *response.status_mut() = status;
-    let kind = warp::http::HeaderValue::from_static(kind);
-    response.headers_mut().insert(warp::http::header::CONTENT_TYPE, kind);
-    response
-}
-
 fn refusal(status: StatusCode, message: &str) -> Response<Vec<u8>> {
-    answer(status, "text/plain; charset=utf-8", format!("{message}\n"))
+    http::answer(status, "text/plain; charset=utf-8", format!("{message}\n").into_bytes())
 }
 
 /// A number of the query; a default when it is not there.
@@ -96,7 +88,7 @@ pub async fn serve<S: Source>(
                 (Err(_), _) => {
                     refusal(StatusCode::SERVICE_UNAVAILABLE, "a profile is being taken; try again")
                 }
-                (Ok(_turn), Ok(seconds)) => take_profile(seconds).await,
+                (Ok(turn), Ok(seconds)) => take_profile(seconds, turn).await,
             }
         }
     });
@@ -116,14 +108,14 @@ pub async fn serve<S: Source>(
                         lines(&*source, limit)
                     })
                     .await;
-                    answer(StatusCode::OK, "application/x-ndjson", lines.unwrap_or_default())
+                    http::answer(StatusCode::OK, "application/x-ndjson", lines.unwrap_or_default())
                 }
             }
         }
     });
     let config = warp::path!("debug" / "config").map(move || {
         let text = serde_json::to_vec_pretty(&config()).unwrap_or_default();
-        answer(StatusCode::OK, "application/json", text)
+        http::answer(StatusCode::OK, "application/json", text)
     });
     let unknown = warp::any().map(|| {
         refusal(
@@ -141,7 +133,7 @@ pub async fn serve<S: Source>(
 fn lines<S: Source>(source: &S, limit: usize) -> Vec<u8> {
     let presenter = source.presenter();
     let (mut text, mut left) = (Vec::new(), limit);
-    source.visit(Which::Live, Part { number: 0, of: 1 }, &mut |flow| {
+    source.visit(Which::Live, Part::WHOLE, &mut |flow| {
         if serde_json::to_writer(&mut text, &presenter.record(flow)).is_ok() {
             text.push(b'\n');
         }
@@ -151,10 +143,9 @@ fn lines<S: Source>(source: &S, limit: usize) -> Vec<u8> {
     text
 }
 
-async fn take_profile(seconds: u64) -> Response<Vec<u8>> {
-    let sampled = sample(Duration::from_secs(seconds)).await;
-    let encoded = match sampled {
-        Ok(profile) => tokio::task::spawn_blocking(move || profile.encode()).await,
+async fn take_profile(seconds: u64, turn: OwnedSemaphorePermit) -> Response<Vec<u8>> {
+    let profile = match sample(Duration::from_secs(seconds)).await {
+        Ok(profile) => profile,
         Err(error) => {
             let message = format!(
                 "threads can't be sampled: {error}; it takes CAP_PERFMON, or kernel.perf_event_paranoid of 2 at most"
@@ -162,9 +153,13 @@ async fn take_profile(seconds: u64) -> Response<Vec<u8>> {
             return refusal(StatusCode::INTERNAL_SERVER_ERROR, &message);
         }
     };
-    match encoded {
-        Ok(Ok(bytes)) => answer(StatusCode::OK, "application/octet-stream", bytes),
-        Ok(Err(error)) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    let encoded = tokio::task::spawn_blocking(move || {
+        // To its end, whether its client waits or not.
+        let _turn = turn;
+        profile.encode()
+    });
+    match encoded.await.unwrap_or_else(|error| Err(error.into())) {
+        Ok(bytes) => http::answer(StatusCode::OK, "application/octet-stream", bytes),
         Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
 }

@@ -30,11 +30,7 @@ pub async fn listen(address: &str, port: u16) -> Result<TcpListener> {
 }
 
 fn text(status: StatusCode, body: impl Into<Vec<u8>>) -> Response<Vec<u8>> {
-    let mut response = Response::new(body.into());
-    *response.status_mut() = status;
-    let kind = warp::http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(warp::http::header::CONTENT_TYPE, kind);
-    response
+    http::answer(status, "text/plain; version=0.0.4; charset=utf-8", body.into())
 }
 
 async fn metrics(
