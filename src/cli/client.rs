@@ -1,6 +1,5 @@
 //! HTTP over the control socket.
 
-use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -27,18 +26,6 @@ pub struct Lines {
     rest: Vec<u8>,
     /// Where the next line begins.
     start: usize,
-}
-
-/// Percent-encodes all but the unreserved characters (RFC 3986 2.3).
-fn encode(text: &str, into: &mut String) {
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            into.push(char::from(byte));
-        } else {
-            // Writing to a string does not fail.
-            let _ = write!(into, "%{byte:02X}");
-        }
-    }
 }
 
 fn unreachable(error: &std::io::Error, socket: &Path) -> anyhow::Error {
@@ -90,16 +77,10 @@ impl Client {
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("greet the agent")?;
         // Its end is seen as the end of the body.
         tokio::spawn(connection);
-        let mut uri = path.to_owned();
-        for (number, (name, value)) in query.iter().enumerate() {
-            uri.push(if number == 0 { '?' } else { '&' });
-            encode(name, &mut uri);
-            uri.push('=');
-            encode(value, &mut uri);
-        }
+        let query = serde_urlencoded::to_string(query).context("ask the agent")?;
         let request = Request::builder()
             .method(method)
-            .uri(uri)
+            .uri(format!("{path}?{query}"))
             .header("host", "netmon")
             // A slow reader of a long answer is then not taken for one that is idle.
             .header("connection", "close")

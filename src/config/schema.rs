@@ -266,22 +266,6 @@ pub fn find_environment(name: &str) -> Option<&'static Key> {
 
 /// The known path that is most like a mistaken one.
 pub fn nearest(path: &str) -> Option<&'static str> {
-    let distance = |other: &str| strsim(path, other);
-    KEYS.iter().map(|key| (distance(key.path), key.path)).min().filter(|(d, _)| *d <= 3).map(|(_, path)| path)
-}
-
-/// Levenshtein distance.
-fn strsim(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row.last().copied().unwrap_or(0)
+    let distance = |key: &Key| (strsim::levenshtein(path, key.path), key.path);
+    KEYS.iter().map(distance).min().filter(|(d, _)| *d <= 3).map(|(_, path)| path)
 }

@@ -1,7 +1,5 @@
 //! What is asked of the API server: paths and queries. Pure.
 
-use std::fmt::Write;
-
 use super::super::object::Kind;
 
 /// Objects in a page of a list.
@@ -46,16 +44,8 @@ pub(super) const fn accept(kind: Kind) -> &'static str {
 /// Puts a value into a query.
 fn put(query: &mut String, key: &str, value: &str) {
     query.push(if query.contains('?') { '&' } else { '?' });
-    query.push_str(key);
-    query.push('=');
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            query.push(char::from(byte));
-        } else {
-            // Writing to a String does not fail.
-            let _ = write!(query, "%{byte:02X}");
-        }
-    }
+    // Texts can be written whatever they hold.
+    query.push_str(&serde_urlencoded::to_string([(key, value)]).unwrap_or_default());
 }
 
 fn path(kind: Kind, selector: &str) -> String {
@@ -117,7 +107,7 @@ mod tests {
     fn a_selector_is_escaped() {
         assert_eq!(
             list(Kind::Pod, "spec.nodeName!=node a", None, None),
-            "/api/v1/pods?fieldSelector=spec.nodeName%21%3Dnode%20a&limit=500&resourceVersion=0"
+            "/api/v1/pods?fieldSelector=spec.nodeName%21%3Dnode+a&limit=500&resourceVersion=0"
         );
     }
 
