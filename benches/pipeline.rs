@@ -95,7 +95,7 @@ fn detector(group: &mut BenchmarkGroup<'_, WallTime>) {
         let updates: Vec<FlowUpdate> = (0..BATCH).map(make).collect();
         let settings = detect::Settings { port_scans: true, patterns: true, ..Default::default() };
         let mut detector = Detector::new(settings);
-        group.bench_function(name, |b| b.iter(|| detector.observe(black_box(&updates))));
+        group.bench_function(name, |b| b.iter(|| detector.observe(black_box(&updates), &[])));
     }
 }
 
@@ -174,7 +174,7 @@ fn cluster_names(group: &mut BenchmarkGroup<'_, WallTime>) {
     let known = directory.known(&updates);
     let mut metrics = FlowMetrics::new(1000, &BUCKETS, 1.0).in_cluster(1000, false);
     group.bench_function("count 1000 updates by name, too", |b| {
-        b.iter(|| metrics.apply_known(black_box(&updates), black_box(&known), Instant::now()));
+        b.iter(|| metrics.apply(black_box(&updates), black_box(&known), Instant::now()));
     });
 }
 
@@ -188,7 +188,7 @@ fn pipeline(c: &mut Criterion) {
     let mut metrics = FlowMetrics::new(1000, &BUCKETS, 1.0);
     group.throughput(Throughput::Elements(u64::from(BATCH)));
     group.bench_function("count 1000 updates", |b| {
-        b.iter(|| metrics.apply(black_box(&updates), Instant::now()))
+        b.iter(|| metrics.apply(black_box(&updates), &[], Instant::now()))
     });
 
     detector(&mut group);

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use common::agent::Agent;
 use common::apiserver::{ApiServer, Fault, Request, pod, recorded, status};
 use common::net::Net;
-use netmon::enrich::kubernetes::watch::{Scope, Settings, Timing};
+use netmon::config::WatchScope;
+use netmon::enrich::kubernetes::watch::{Settings, Timing};
 use watching::{Watching, settings, timing};
 
 /// Pods of other nodes.
@@ -508,7 +509,7 @@ fn a_node_asks_for_no_more_than_it_needs() {
     };
     server.put("replicasets", owned("Deployment", "cart-9c7bfccf6"));
     server.put("replicasets", owned("Deployment", "elsewhere"));
-    let watching = Watching::with(&server, &Settings { scope: Scope::Node, ..settings() });
+    let watching = Watching::with(&server, &Settings { scope: WatchScope::Node, ..settings() });
     watching.wait_there("ReplicaSet cart-9c7bfccf6 of Deployment/cart");
     watching.wait_synced();
     let there = watching.there();

@@ -62,9 +62,9 @@ impl Found {
         Self { first_ns: flow.start_ns, last_ns: flow.end_ns, ..Self::default() }
     }
 
-    /// More attempts, by a flow that sent all its bytes in them.
-    pub fn add(&mut self, flow: &Flow, attempts: u32) {
-        self.in_vain = self.in_vain.saturating_add(attempts);
+    /// One more attempt: a flow.
+    pub fn add(&mut self, flow: &Flow) {
+        self.in_vain = self.in_vain.saturating_add(1);
         self.bytes = self.bytes.saturating_add(flow.total.bytes_sent);
         self.last_ns = self.last_ns.max(flow.end_ns);
     }

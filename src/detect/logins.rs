@@ -69,7 +69,7 @@ impl Logins {
         if over(place) {
             *place = fresh();
         }
-        place.found.add(flow, 1);
+        place.found.add(flow);
         place.found.keep(flow);
         place.bytes += bytes as f64;
         place.squares += (bytes * bytes) as f64;

@@ -114,13 +114,8 @@ impl Detector {
         self.settings = settings;
     }
 
-    /// Looks at updates.
-    pub fn observe(&mut self, updates: &[FlowUpdate]) {
-        self.observe_known(updates, &[]);
-    }
-
-    /// The same, with who is at their ends where that is known.
-    pub fn observe_known(&mut self, updates: &[FlowUpdate], known: &[[Known; 2]]) {
+    /// Looks at updates, with who is at their ends where that is known.
+    pub fn observe(&mut self, updates: &[FlowUpdate], known: &[[Known; 2]]) {
         if !self.settings.port_scans && !self.settings.patterns {
             return;
         }

@@ -59,7 +59,7 @@ impl<K: Hash + Eq> Spread<K> {
         let is_new = place.bits[bit / 64] & 1 << (bit % 64) == 0;
         place.bits[bit / 64] |= 1 << (bit % 64);
         let found = &mut place.found;
-        found.add(flow, 1);
+        found.add(flow);
         if is_new {
             found.keep(flow);
             let zeros = place.bits.iter().map(|word| word.count_zeros()).sum::<u32>().max(1);

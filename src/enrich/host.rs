@@ -161,7 +161,7 @@ impl Host {
             let place = self.place(inner, cgroup);
             let left = inner.known.insert(who, Known { name, place, bytes: [0; 4] });
             for mut known in left.into_values() {
-                inner.count_out(&mut known);
+                count_units(&mut known, &mut inner.left);
             }
         }
         let walked = inner.known.get(who)?;
@@ -236,12 +236,6 @@ impl Host {
             count_units(known, &mut taken);
         }
         taken
-    }
-}
-
-impl Inner {
-    fn count_out(&mut self, known: &mut Known) {
-        count_units(known, &mut self.left);
     }
 }
 

@@ -127,9 +127,9 @@ impl Sink for Feed {
     fn take(&mut self, updates: &[FlowUpdate], read_at: Instant) {
         self.names.observe(updates);
         let known = self.names.known(updates);
-        self.metrics.lock().unwrap_or_else(PoisonError::into_inner).apply_known(updates, &known, read_at);
+        self.metrics.lock().unwrap_or_else(PoisonError::into_inner).apply(updates, &known, read_at);
         self.history.lock().unwrap_or_else(PoisonError::into_inner).apply(updates);
-        self.detector.lock().unwrap_or_else(PoisonError::into_inner).observe_known(updates, &known);
+        self.detector.lock().unwrap_or_else(PoisonError::into_inner).observe(updates, &known);
         if self.followers.receiver_count() > 0 {
             self.follow(updates);
         }

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use netmon::config::WatchScope;
 use netmon::enrich::kubernetes::access::Access;
 use netmon::enrich::kubernetes::object::{Change, Kind, Object, Watched};
 use netmon::enrich::kubernetes::progress::{Counts, Progresses, WatchStatus};
-use netmon::enrich::kubernetes::watch::{Scope, Settings, Timing, Watches};
+use netmon::enrich::kubernetes::watch::{Settings, Timing, Watches};
 use tokio::runtime::Runtime;
 
 use crate::common::apiserver::ApiServer;
@@ -131,7 +132,7 @@ pub fn timing() -> Timing {
 pub fn settings() -> Settings {
     Settings {
         node: "node-a".into(),
-        scope: Scope::Cluster,
+        scope: WatchScope::Cluster,
         resync: Duration::from_secs(600),
         timing: timing(),
     }

@@ -31,7 +31,7 @@ fn small_conversations_as_regular_as_a_clock_are_a_beacon() {
         assert_eq!(raised(beats(8)), [], "{interval}");
         assert_eq!(raised(beats(9)), [(Kind::Beacon, subject)], "{interval}");
         let mut detector = detector();
-        detector.observe(&beats(40).collect::<Vec<_>>());
+        detector.observe(&beats(40).collect::<Vec<_>>(), &[]);
         let alert = detector.alerts.newest_first()[0];
         assert_eq!(
             detector.alerts.events(Kind::Beacon),
@@ -119,10 +119,10 @@ fn a_beacon_is_found_among_very_many_destinations() {
     for n in 0..60_000u32 {
         let at = f64::from(n) / 30.0;
         if n % 1800 == 0 {
-            detector.observe(&[call(far(9), 600, at)]);
+            detector.observe(&[call(far(9), 600, at)], &[]);
         }
         let site = ([11, (n >> 16) as u8, (n >> 8) as u8, n as u8], 443);
-        detector.observe(&[call(site.into(), 600, at)]);
+        detector.observe(&[call(site.into(), 600, at)], &[]);
     }
     assert_eq!(detector.alerts.events(Kind::Beacon), 1);
     assert!(detector.untracked() > 0);

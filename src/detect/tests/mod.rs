@@ -97,7 +97,7 @@ fn raised(updates: impl IntoIterator<Item = FlowUpdate>) -> Vec<(Kind, Subject)>
 fn raised_with(settings: Settings, updates: impl IntoIterator<Item = FlowUpdate>) -> Vec<(Kind, Subject)> {
     let mut detector = Detector::new(settings);
     for update in updates {
-        detector.observe(&[update]);
+        detector.observe(&[update], &[]);
     }
     assert_eq!(detector.untracked(), 0);
     detector.alerts.newest_first().iter().map(|alert| (alert.kind, alert.subject)).collect()
@@ -153,7 +153,7 @@ fn allowed_workloads_may_scan_and_alerts_say_who_they_are() {
     let alerts_with = |allowed: &[&str]| {
         let allow_workloads = allowed.iter().filter_map(|text| super::workload(text)).collect();
         let mut detector = Detector::new(Settings { allow_workloads, ..settings() });
-        detector.observe_known(&scan, &known);
+        detector.observe(&scan, &known);
         detector.alerts.newest_first()
     };
     assert_eq!(alerts_with(&["shop/probe"]), []);
@@ -182,13 +182,13 @@ fn each_part_can_be_switched_off() {
 fn memory_is_bounded_whatever_is_sent() {
     let mut detector = detector();
     for n in 0..100_000 {
-        detector.observe(&[refused(end(n, 40_000), end(n + 1, 80), 1.0 + f64::from(n) / 1e6)]);
+        detector.observe(&[refused(end(n, 40_000), end(n + 1, 80), 1.0 + f64::from(n) / 1e6)], &[]);
     }
     assert!(detector.untracked() > 100_000, "{}", detector.untracked());
     // Once the window is over there is room again.
-    detector.observe(&[refused(end(1, 40_000), end(2, 80), 4000.0)]);
+    detector.observe(&[refused(end(1, 40_000), end(2, 80), 4000.0)], &[]);
     let before = detector.untracked();
-    detector.observe(&[refused(end(5, 40_000), end(2, 80), 4000.0)]);
+    detector.observe(&[refused(end(5, 40_000), end(2, 80), 4000.0)], &[]);
     assert_eq!(detector.untracked(), before);
 }
 
@@ -197,7 +197,7 @@ fn what_goes_on_is_one_event_and_what_comes_back_later_another() {
     let mut detector = detector();
     let mut scan = |at: f64| {
         let ports = (1..=30).map(|port| refused(end(1, 40_000), end(2, port), at));
-        detector.observe(&ports.collect::<Vec<_>>());
+        detector.observe(&ports.collect::<Vec<_>>(), &[]);
         (detector.alerts.newest_first().len(), detector.alerts.events(Kind::PortScan))
     };
     assert_eq!(scan(0.0), (1, 1));

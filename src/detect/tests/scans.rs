@@ -14,7 +14,7 @@ fn a_port_scan_is_one_alert_and_names_its_ends() {
     };
     assert_eq!(raised(scan(1000)), [(Kind::PortScan, subject)]);
     let mut detector = detector();
-    detector.observe(&scan(100).collect::<Vec<_>>());
+    detector.observe(&scan(100).collect::<Vec<_>>(), &[]);
     let alert = detector.alerts.newest_first()[0];
     assert!((80..=120).contains(&alert.found.distinct) && alert.found.in_vain == 100, "{alert:?}");
     assert!(alert.found.examples.iter().all(|id| *id != 0));

@@ -18,7 +18,7 @@ fn a_port_that_begins_to_answer_is_told_once() {
     assert_eq!(raised_with(learning(600.0), visits(700.0)), [(Kind::NewService, subject)]);
     let mut detector = Detector::new(learning(600.0));
     for n in 0..1000u16 {
-        detector.observe(&[well(end(u32::from(n), 40_000), end(2, 8080), 700.0 + f64::from(n) * 60.0)]);
+        detector.observe(&[well(end(u32::from(n), 40_000), end(2, 8080), 700.0 + f64::from(n) * 60.0)], &[]);
     }
     assert_eq!(detector.alerts.events(Kind::NewService), 1);
     let message = detector.alerts.newest_first()[0].message(&[None, None]);

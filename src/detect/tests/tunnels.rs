@@ -29,7 +29,7 @@ fn many_large_queries_for_long_are_a_tunnel() {
     let hidden = (0..6000).map(|n| query(n, if n % 3 == 0 { 240 } else { 45 }, f64::from(n) / 100.0));
     assert_eq!(raised(hidden), [(Kind::DnsTunnel, subject)], "between ordinary queries");
     let mut detector = detector();
-    detector.observe(&(0..1000).map(|n| query(n, 200, f64::from(n) / 20.0)).collect::<Vec<_>>());
+    detector.observe(&(0..1000).map(|n| query(n, 200, f64::from(n) / 20.0)).collect::<Vec<_>>(), &[]);
     let message = detector.alerts.newest_first()[0].message(&[None, None]);
     assert!(message.contains("large queries") && message.contains("242 bytes each"), "{message}");
 }

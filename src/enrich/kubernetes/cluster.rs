@@ -199,12 +199,6 @@ impl Cluster {
     pub fn pod_names(&self) -> HashSet<Name> {
         self.read().pods.names().collect()
     }
-
-    /// Pods and nodes that there are.
-    pub fn count(&self) -> (usize, usize) {
-        let inner = self.read();
-        (inner.pods.len(), inner.nodes.len())
-    }
 }
 
 type Ends = [Option<SocketAddr>; 2];

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::access::Access;
 use super::object::Watched;
 use super::progress::{Counts, EventCounts, KubernetesStatus, Progresses};
-use super::watch::{OwnPods, Scope, Settings, Timing, Watches};
+use super::watch::{OwnPods, Settings, Timing, Watches};
 use crate::config::{Kubernetes, WatchScope};
 
 /// A connection and the beginning of an answer may take so long; servers let a request wait for its turn fifteen seconds.
@@ -46,10 +46,7 @@ impl Link {
         let (node, node_from) = node_name(&config.node_name);
         let settings = Settings {
             node,
-            scope: match config.scope {
-                WatchScope::Cluster => Scope::Cluster,
-                WatchScope::Node => Scope::Node,
-            },
+            scope: config.scope,
             resync: config.resync,
             timing: Timing::default(),
         };
@@ -92,8 +89,8 @@ impl Link {
             node: self.settings.node.clone(),
             node_from: self.node_from.into(),
             scope: match self.settings.scope {
-                Scope::Cluster => "cluster".into(),
-                Scope::Node => "node".into(),
+                WatchScope::Cluster => "cluster".into(),
+                WatchScope::Node => "node".into(),
             },
             watches: self.progresses.statuses(),
             events_error: self.events.trouble(),
@@ -102,6 +99,12 @@ impl Link {
 }
 
 impl KubernetesStatus {
+    /// Whether the own node is one that no pod is on, as if it were called otherwise.
+    pub fn lacks_own_pods(&self) -> bool {
+        let own = self.watches.iter().find(|watch| watch.kind == "own_pods");
+        own.is_some_and(|own| own.synced_since.is_some() && own.objects == 0)
+    }
+
     /// What a user should know beside the table, in plain words.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
@@ -120,8 +123,7 @@ impl KubernetesStatus {
         if let Some(why) = &self.events_error {
             notes.push(format!("Kubernetes Events can't be told: {why}"));
         }
-        let own = self.watches.iter().find(|watch| watch.kind == "own_pods");
-        if own.is_some_and(|own| own.synced_since.is_some() && own.objects == 0) {
+        if self.lacks_own_pods() {
             notes.push(format!(
                 "Kubernetes knows no pod on a node called {} (from {}): set kubernetes.node_name or NODE_NAME if that is not its name",
                 self.node, self.node_from

@@ -112,9 +112,4 @@ impl Nodes {
     pub fn at(&self, address: Ipv6Addr, start: u64, end: u64) -> Option<&Arc<KnownNode>> {
         self.by_address.at(address, start, end)
     }
-
-    /// Nodes that the server has.
-    pub fn len(&self) -> usize {
-        self.by_name.values().filter(|entry| entry.told).count()
-    }
 }

@@ -266,9 +266,4 @@ impl Pods {
     pub fn container(&self, pod: &KnownPod, id: &str) -> Option<&Arc<str>> {
         self.containers.get(&pod.uid())?.iter().find(|(known, _)| **known == *id).map(|(_, name)| name)
     }
-
-    /// Pods that have not gone.
-    pub fn len(&self) -> usize {
-        self.by_uid.len() - self.gone.len()
-    }
 }

@@ -180,13 +180,8 @@ impl FlowMetrics {
         }
     }
 
-    /// Counts updates whose events were read at `read_at`.
-    pub fn apply(&mut self, updates: &[FlowUpdate], read_at: Instant) {
-        self.apply_known(updates, &[], read_at);
-    }
-
-    /// The same, with who is at their ends where that is known.
-    pub fn apply_known(&mut self, updates: &[FlowUpdate], known: &[[Known; 2]], read_at: Instant) {
+    /// Counts updates whose events were read at `read_at`, with who is at their ends where that is known.
+    pub fn apply(&mut self, updates: &[FlowUpdate], known: &[[Known; 2]], read_at: Instant) {
         let mut known = known.iter();
         for update in updates {
             let (flow, delta) = (&update.flow, &update.delta);

@@ -24,6 +24,7 @@ use self::told::{Part, Telling};
 use super::access::Access;
 use super::object::{Kind, Watched};
 use super::progress::Progresses;
+use crate::config::WatchScope;
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
@@ -58,22 +59,13 @@ impl Default for Timing {
     }
 }
 
-/// What is watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Pods of the own node and their owners, the own node, services and EndpointSlices.
-    Node,
-    /// Everything.
-    Cluster,
-}
-
 /// What to watch, and how.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The own node's name; empty: not known, then no pods come first.
     pub node: String,
-    /// How much of the cluster.
-    pub scope: Scope,
+    /// How much of the cluster: all, or pods of the own node and their owners, the own node, services and EndpointSlices.
+    pub scope: WatchScope,
     /// A list of up to a thousand objects is compared anew this often; longer ones more seldom in proportion.
     pub resync: Duration,
     /// How long things may take.
@@ -117,7 +109,7 @@ impl Watches {
         });
         let whole = |kind: Kind| (request::plural(kind), Part::Whole(kind));
         match settings.scope {
-            Scope::Cluster => {
+            WatchScope::Cluster => {
                 // Pods that no node has yet have no address either.
                 let selector = if node.is_empty() {
                     "spec.nodeName!=".to_owned()
@@ -130,7 +122,7 @@ impl Watches {
                     start.stream(name, part, String::new(), None, after());
                 }
             }
-            Scope::Node => {
+            WatchScope::Node => {
                 for (kind, selector) in [
                     (Kind::Service, String::new()),
                     (Kind::EndpointSlice, String::new()),

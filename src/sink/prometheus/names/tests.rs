@@ -92,7 +92,7 @@ impl Run {
 
     fn count(&self, updates: &[FlowUpdate]) {
         let directory = Directory { host: None, cluster: Some(Arc::clone(&self.cluster)) };
-        self.metrics.lock().unwrap().apply_known(updates, &directory.known(updates), Instant::now());
+        self.metrics.lock().unwrap().apply(updates, &directory.known(updates), Instant::now());
     }
 
     fn look(&self, now: Instant) {
