@@ -270,7 +270,7 @@ fn a_kernel_that_can_not_tell_drops_is_watched_without_them() {
         let off = agent.cli(&["drops"])["off"].clone();
         assert!(off.as_str().is_some_and(|off| off.contains(said)), "{name}: {off}");
         let status = agent.cli(&["status"]);
-        let told = |note: &Value| note.as_str().unwrap().contains(said);
+        let told = |note: &Value| note["text"].as_str().unwrap().contains(said);
         assert!(status["notes"].as_array().unwrap().iter().any(told), "{name}: {status:#}");
         agent.stop();
     }

@@ -228,7 +228,7 @@ fn all_is_told_but_for(forced: &Forced) {
     assert_eq!(interfaces.len(), 2);
     assert!(interfaces.iter().all(|interface| interface["attach"] == method), "{interfaces:#?}");
     let notes: Vec<&str> =
-        status["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect();
+        status["notes"].as_array().unwrap().iter().map(|note| note["text"].as_str().unwrap()).collect();
     let expected = forced.notes();
     assert_eq!(notes.len(), expected.len(), "{notes:#?}");
     for part in expected {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use tokio::sync::{broadcast, watch};
 
-use crate::api::status::{Accounting, InterfaceStatus, Status};
+use crate::api::status::{About, Accounting, InterfaceStatus, Note, Status};
 use crate::api::{Source, Which};
 use crate::clock::WallClock;
 use crate::collector::handle::Report;
@@ -88,26 +88,29 @@ impl Source for State {
             (report.departed.packets + report.in_table.0, report.departed.bytes + report.in_table.1)
         });
         let mut notes = report.as_ref().map_or_else(
-            || vec!["the collector does not answer".into()],
+            || vec![Note { about: About::Other, text: "the collector does not answer".into() }],
             |report| notes(report, configured.capture.sampling_rate),
         );
+        let mut note = |about, text: String| notes.push(Note { about, text });
         let kubernetes = self.link.as_ref().map(|link| link.status());
-        notes.extend(kubernetes.iter().flat_map(|kubernetes| kubernetes.notes()));
+        let said = kubernetes.iter().flat_map(|kubernetes| kubernetes.notes());
+        said.for_each(|text| note(About::Cluster, text));
         let governor = self.governor.borrow().clone();
-        notes.extend(governor.notes());
+        governor.notes().into_iter().for_each(|text| note(About::Limits, text));
         let unwritten = crate::telemetry::lines_lost();
         if unwritten > 0 {
-            notes.push(format!("{unwritten} lines of the log could not be written (a full disk?)"));
+            note(About::Other, format!("{unwritten} lines of the log could not be written (a full disk?)"));
         }
-        notes.extend(crate::check::tested::untested_here());
+        crate::check::tested::untested_here().into_iter().for_each(|text| note(About::Kernel, text));
         let nat = &configured.features.nat;
         if nat.enabled && nat.conntrack == config::Conntrack::Netlink {
-            notes.push(
+            note(
+                About::Other,
                 "translations (NAT) are known some milliseconds late: features.nat.conntrack is netlink"
                     .into(),
             );
         }
-        notes.push(LOOPBACK.into());
+        note(About::Intention, LOOPBACK.into());
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -189,51 +192,64 @@ impl Source for State {
     }
 }
 
-fn notes(report: &Report, sampling_rate: f64) -> Vec<String> {
+fn notes(report: &Report, sampling_rate: f64) -> Vec<Note> {
     let mut notes = Vec::new();
+    let mut note = |about, text: String| notes.push(Note { about, text });
     let failed = report.watched.iter().filter(|watched| watched.attached.is_err()).count();
     if failed > 0 {
-        notes.push(format!("{failed} interfaces are not watched: see the table below"));
+        note(About::Interfaces, format!("{failed} interfaces are not watched: see the table below"));
     }
     if report.watched.is_empty() {
-        notes.push("no interface is watched: none is up, or capture.interfaces matches none".into());
+        note(
+            About::Interfaces,
+            "no interface is watched: none is up, or capture.interfaces matches none".into(),
+        );
     }
     if report.watched.iter().any(|watched| watched.attached == Ok(Method::Clsact)) {
-        notes.push(
+        note(
+            About::Other,
             "attached by clsact: packets that another program at priority 1 redirects or drops are not seen"
                 .into(),
         );
     }
     if report.transport == Transport::Perf {
-        notes.push(
+        note(
+            About::Other,
             "events travel by perf buffers: the kernel has no ring buffer, or capture.transport asks for it"
                 .into(),
         );
     }
-    notes.extend(report.left_out.iter().map(|out| format!("{}: {}", out.part.missing(), out.why)));
+    for out in &report.left_out {
+        note(About::Other, format!("{}: {}", out.part.missing(), out.why));
+    }
     if report.stats.tracing {
-        notes.push("packet-trace is on: `netmon-cli debug packet-trace off` ends it".into());
+        note(About::Other, "packet-trace is on: `netmon-cli debug packet-trace off` ends it".into());
     }
     if sampling_rate < 1.0 {
-        notes.push(format!("capture.sampling_rate keeps {sampling_rate} of all flows"));
+        note(About::Other, format!("capture.sampling_rate keeps {sampling_rate} of all flows"));
     }
     let [hardware, software, missing] = report.stats.rtt_stamps;
     if hardware + software + missing > 0 {
-        notes.push(format!(
-            "capture.timestamp_source is hardware: {hardware} round trips by the network card's stamps, {software} by the kernel's \
+        note(
+            About::Other,
+            format!(
+                "capture.timestamp_source is hardware: {hardware} round trips by the network card's stamps, {software} by the kernel's \
              clock since the card gave no stamp, {missing} not taken since only one of two packets had one (packets that go out never do)"
-        ));
-    }
-    if report.stats.events_lost.buffer_full > 0 {
-        notes.push(
-            "events were lost for want of room (resources.maps.event_buffer_size); no packet count is wrong for it".into(),
+            ),
         );
     }
+    if report.stats.events_lost.buffer_full > 0 {
+        let what = "events were lost for want of room (resources.maps.event_buffer_size); no packet count is wrong for it";
+        note(About::Losses, what.into());
+    }
     if report.stats.table.overflow_packets > 0 {
-        notes.push(format!(
-            "{} packets found no room in the flow table and are counted by protocol only (flow.max_flows)",
-            report.stats.table.overflow_packets
-        ));
+        note(
+            About::FlowTable,
+            format!(
+                "{} packets found no room in the flow table and are counted by protocol only (flow.max_flows)",
+                report.stats.table.overflow_packets
+            ),
+        );
     }
     notes
 }

@@ -62,6 +62,37 @@ impl Accounting {
     }
 }
 
+/// Something that a user should know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// What it is about.
+    pub about: About,
+    /// In plain words.
+    pub text: String,
+}
+
+/// What a note is about: a check of `netmon-cli doctor` that judges the same, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum About {
+    /// Interfaces that are not watched.
+    Interfaces,
+    /// Events that were lost.
+    Losses,
+    /// Flows without room.
+    FlowTable,
+    /// What is shed to stay within limits.
+    Limits,
+    /// The link to a cluster.
+    Cluster,
+    /// A kernel that is not tested.
+    Kernel,
+    /// What is so by intention.
+    Intention,
+    /// Something that no check judges.
+    Other,
+}
+
 /// The agent's state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -96,14 +127,13 @@ pub struct Status {
     /// The link to a cluster; `null` outside of Kubernetes.
     pub kubernetes: Option<KubernetesStatus>,
     /// What the agent uses, and what it sheds.
-    #[serde(default)]
     pub governor: GovernorStatus,
     /// The books.
     pub accounting: Accounting,
     /// Everything that the kernel side counts.
     pub kernel_stats: KernelStats,
-    /// What could not be seen, and which fallbacks are in use, in plain words.
-    pub notes: Vec<String>,
+    /// What could not be seen, and which fallbacks are in use.
+    pub notes: Vec<Note>,
 }
 
 /// One of the heaviest conversations by address.

@@ -1,8 +1,7 @@
 //! The running agent, by what it says of itself.
 
 use super::Finding;
-use crate::agent::LOOPBACK;
-use crate::api::status::Status;
+use crate::api::status::{About, Status};
 use crate::enrich::kubernetes::progress::KubernetesStatus;
 use crate::governor::GovernorStatus;
 
@@ -32,22 +31,9 @@ pub fn judge(status: &Status) -> Vec<Finding> {
             "more memory for the agent's cgroup",
         ));
     }
-    // Those that are told with their fixes above, and what is so by intention, are not told again.
-    let told = |note: &str| {
-        note == LOOPBACK
-            || [
-                "are not watched: see",
-                "no interface is watched",
-                "events were lost",
-                "found no room in the flow table",
-                "the agent does less",
-                "nothing left to shed",
-            ]
-            .iter()
-            .any(|part| note.contains(part))
-    };
-    let notes = status.notes.iter().filter(|note| !told(note));
-    findings.extend(notes.map(|note| Finding::warn("note", note, "the note says it")));
+    // The others are told with their fixes above.
+    let notes = status.notes.iter().filter(|note| note.about == About::Other);
+    findings.extend(notes.map(|note| Finding::warn("note", &note.text, "the note says it")));
     findings
 }
 
@@ -133,6 +119,11 @@ fn cluster(cluster: &KubernetesStatus) -> Finding {
             format!("Events can't be told: {error}"),
             "let the agent's ClusterRole create events (events.k8s.io)",
         ),
+        None if cluster.lacks_own_pods() => Finding::warn(
+            "cluster",
+            format!("{server} knows no pod on a node called {} (from {})", cluster.node, cluster.node_from),
+            "set kubernetes.node_name or NODE_NAME if that is not its name",
+        ),
         None => {
             Finding::pass("cluster", format!("{server} tells {} kinds of objects", cluster.watches.len()))
         }
@@ -189,8 +180,12 @@ fn table(status: &Status) -> Finding {
 mod tests {
     use super::super::Verdict::{self, Fail, Pass, Warn};
     use super::*;
-    use crate::api::status::{Accounting, InterfaceStatus};
+    use crate::api::status::{Accounting, InterfaceStatus, Note};
     use crate::governor::Shedding;
+
+    fn note(about: About) -> Note {
+        Note { about, text: "processes are not known".into() }
+    }
 
     fn good() -> Status {
         Status {
@@ -203,7 +198,7 @@ mod tests {
                 error: None,
             }],
             accounting: Accounting { conserved: true, ..Accounting::default() },
-            notes: vec![LOOPBACK.into()],
+            notes: vec![note(About::Intention)],
             ..Status::default()
         }
     }
@@ -238,6 +233,11 @@ mod tests {
         let silent =
             KubernetesStatus { server: server(), events_error: Some("no".into()), ..Default::default() };
         assert_eq!(with(&mut status, silent), Some(Warn));
+        let own =
+            serde_json::json!({ "kind": "own_pods", "objects": 0, "synced_since": "2026-11-23T09:14:00Z" });
+        let own = serde_json::from_value(own).into_iter().collect();
+        let strange = KubernetesStatus { server: server(), watches: own, ..Default::default() };
+        assert_eq!(with(&mut status, strange), Some(Warn), "no pod on its node");
     }
 
     #[test]
@@ -266,7 +266,7 @@ mod tests {
             ("names", Warn, change(&|status| status.kernel_stats.names_lost = 1)),
             ("limits", Warn, change(&|status| status.governor.shed.push(shedding()))),
             ("limits", Fail, change(&|status| status.governor.exhausted.push("cpu".into()))),
-            ("note", Warn, change(&|status| status.notes.push("processes are not known".into()))),
+            ("note", Warn, change(&|status| status.notes.push(note(About::Other)))),
         ];
         for (check, expected, status) in cases {
             assert_eq!(of(&status, check), Some(expected), "{check}");

@@ -181,7 +181,7 @@ pub fn status(status: &Status, output: Output) -> Result<()> {
     let held: Vec<String> =
         status.privileges.held.iter().map(|held| format!("{} {}", held.capability, held.why)).collect();
     lines.push(format!("may        uid {}: {}", status.privileges.uid, held.join("; ")));
-    lines.extend(status.notes.iter().map(|note| format!("note       {note}")));
+    lines.extend(status.notes.iter().map(|note| format!("note       {}", note.text)));
     print(&lines.join("\n"))?;
     let mut table = tables::table(&["INTERFACE", "INDEX", "ATTACHED", "PROBLEM"]);
     for interface in &status.interfaces {

@@ -44,12 +44,8 @@ impl Link {
         synced: impl FnOnce() + Send + 'static,
     ) -> Self {
         let (node, node_from) = node_name(&config.node_name);
-        let settings = Settings {
-            node,
-            scope: config.scope,
-            resync: config.resync,
-            timing: Timing::default(),
-        };
+        let settings =
+            Settings { node, scope: config.scope, resync: config.resync, timing: Timing::default() };
         tracing::info!(node = settings.node, from = node_from, "asking the Kubernetes API server for names");
         let access = Arc::new(Access::new(None, PATIENCE));
         let progresses = Progresses::default();
