@@ -5,8 +5,8 @@ mod common;
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
-use std::process::{Command, Output, Stdio};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use common::agent::Agent;
@@ -124,6 +124,63 @@ fn a_following_dump_shows_what_comes_and_ends_with_the_agent() {
         std::thread::sleep(Duration::from_millis(500));
     });
     assert!(told.len() >= 2 && told.iter().all(|flow| flow["protocol"] == "icmp"), "{told:?}");
+}
+
+fn interrupt(child: &Child) {
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn json_that_goes_on_is_whole_when_ctrl_c_ends_it() {
+    let net = two_hosts();
+    let off = "features: { drop_monitoring: { enabled: false } }";
+    let agent = Agent::start(&net, "a", &format!("flow: {{ active_interval: 200ms }}\n{off}"));
+    for command in [&["flows", "dump", "--follow"][..], &["debug", "packet-trace", "on"]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
+            .arg("--socket")
+            .arg(agent.socket())
+            .args(["--output", "json"])
+            .args(command)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut told, mut first) = (child.stdout.take().unwrap(), [0]);
+        let pings = net.spawn("a", "ping -q -i 0.05 10.1.0.2");
+        told.read_exact(&mut first).unwrap();
+        drop(pings);
+        interrupt(&child);
+        let mut text = String::from_utf8(first.to_vec()).unwrap();
+        told.read_to_string(&mut text).unwrap();
+        let array: Vec<Value> = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert!(!array.is_empty(), "{command:?}");
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{command:?}");
+    }
+    let drops = text(&cli(&agent, &["drops", "-o", "ndjson"]));
+    assert!(drops.contains("features.drop_monitoring.enabled is false"), "{drops}");
+    agent.stop();
+}
+
+#[test]
+fn ctrl_c_before_the_end_is_told_and_leaves_no_half_of_a_bundle() {
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, bundle) = (folder.path().join("s"), folder.path().join("b.tar.gz"));
+    // It never answers.
+    let listener = UnixListener::bind(&socket).unwrap();
+    for command in [&["status"][..], &["support", "bundle", "--output", bundle.to_str().unwrap()]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
+            .arg("--socket")
+            .arg(&socket)
+            .args(command)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (mut asked, _) = listener.accept().unwrap();
+        asked.read_exact(&mut [0; 10]).unwrap();
+        assert_eq!(bundle.exists(), command.len() > 1, "it has begun");
+        interrupt(&child);
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{command:?}");
+        assert!(!bundle.exists());
+    }
 }
 
 #[test]

@@ -110,6 +110,17 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Whether it goes on until somebody ends it: Ctrl-C is then how it is done.
+    pub fn goes_on(&self) -> bool {
+        match self {
+            Self::Flows(Flows::Dump(dump)) => dump.follow,
+            Self::Debug(debug) => matches!(debug, Debug::PacketTrace(PacketTrace::On(_))),
+            _ => false,
+        }
+    }
+}
+
 /// What to examine.
 #[derive(Clone, Debug, Args)]
 pub struct Setup {
@@ -322,7 +333,7 @@ pub struct Dump {
     /// At most so many flows
     #[arg(long)]
     pub limit: Option<usize>,
-    /// bytes, packets, start or duration; largest first
+    /// bytes, packets, start or duration; largest first, and no more than 100000
     #[arg(long)]
     pub sort: Option<String>,
     /// Flows that have ended lately, too

@@ -33,6 +33,15 @@ const LOG_LINES: &str = "20000";
 const SCRAPE: Duration = Duration::from_secs(20);
 
 /// One file of the archive.
+/// An archive that is not whole: removed with this, since it would be in the way of the next.
+struct Half<'a>(&'a Path);
+
+impl Drop for Half<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.0);
+    }
+}
+
 struct Part {
     name: &'static str,
     what: &'static str,
@@ -53,6 +62,7 @@ pub async fn write(client: &Client, socket: &Path, wanted: &Bundle) -> Result<()
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     let file = file.with_context(|| format!("cannot write {}", path.display()))?;
     let mut parts = gather(client, socket, wanted.setup.config.clone()).await;
+    let half = Half(&path);
     if wanted.redact_addresses {
         let mut redactor = Redactor::default();
         for part in &mut parts {
@@ -62,11 +72,8 @@ pub async fn write(client: &Client, socket: &Path, wanted: &Bundle) -> Result<()
         }
     }
     let list = list(&parts, wanted.redact_addresses);
-    if let Err(error) = archive(file, &list, &parts) {
-        // Half of it would be in the way of the next.
-        let _ = std::fs::remove_file(&path);
-        return Err(error.context(format!("cannot write {}", path.display())));
-    }
+    archive(file, &list, &parts).with_context(|| format!("cannot write {}", path.display()))?;
+    std::mem::forget(half);
     super::show::print(&format!("{list}\nwritten to {}", path.display()))
 }
 

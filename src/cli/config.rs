@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use super::arguments::{Config as Command, Output};
 use super::client::{Client, Refused};
-use super::show::{document, print};
+use super::show::{document, documents, print};
 use super::tables;
 use crate::config::{Config, Inputs, schema};
 use crate::reload::outcome::{Applied, Setting};
@@ -70,10 +70,8 @@ fn tell(applied: &Applied, output: Output, note: &str) -> Result<()> {
 }
 
 fn show(settings: &[Setting], output: Output) -> Result<()> {
-    match output {
-        Output::Json => return document(&settings, output),
-        Output::Ndjson => return settings.iter().try_for_each(|setting| document(setting, output)),
-        Output::Table => {}
+    if output != Output::Table {
+        return documents(settings, output);
     }
     let mut table = tables::table(&["KEY", "VALUE", "FROM", "CHANGES"]);
     for setting in settings {

@@ -1,12 +1,12 @@
 //! `debug ...`
 
-use std::io::{BufWriter, Write};
-
 use anyhow::{Result, bail};
 
 use super::arguments::{Debug as Command, Output, PacketTrace, Switch};
 use super::client::Client;
+use super::documents::Documents;
 use super::show::{document, print};
+use super::tables;
 use crate::api::packets::{NotShown, PacketEnd, PacketRecord, Told, TraceEnd};
 use crate::reload::outcome::Applied;
 
@@ -49,33 +49,18 @@ async fn trace(client: &Client, switch: Switch, output: Output) -> Result<()> {
 
 async fn packets(client: &Client, query: &[(String, String)], output: Output) -> Result<()> {
     let mut lines = client.lines("/v1/packets", query).await?;
-    let mut out = BufWriter::new(std::io::stdout());
-    let mut separator = "[";
+    let mut documents = Documents::new(output);
     let mut ended = false;
     while let Some(line) = lines.next().await? {
         let told = serde_json::from_slice::<Told>(line);
         ended = matches!(told, Ok(Told::End { .. }));
-        match output {
-            Output::Json => {
-                out.write_all(separator.as_bytes())?;
-                out.write_all(line)?;
-                separator = ",\n";
-            }
-            Output::Ndjson => {
-                out.write_all(line)?;
-                out.write_all(b"\n")?;
-            }
-            Output::Table => match told {
-                Ok(told) => writeln!(out, "{}", text(&told))?,
-                Err(_) => writeln!(out, "{}", String::from_utf8_lossy(line))?,
-            },
+        match told {
+            Ok(told) if output == Output::Table => documents.put(text(&told).as_bytes())?,
+            _ => documents.put(line)?,
         }
-        out.flush()?;
+        documents.flush()?;
     }
-    if output == Output::Json {
-        out.write_all(if separator == "[" { b"[]\n" } else { b"]\n" })?;
-        out.flush()?;
-    }
+    documents.end()?;
     if !ended {
         bail!("the agent has gone, or this end read too slowly to be told how the trace ended");
     }
@@ -104,14 +89,6 @@ fn not_shown_text(NotShown { rate, lost }: &NotShown) -> String {
     rate.into_iter().chain(lost).collect::<Vec<_>>().join("\n")
 }
 
-fn end(end: Option<PacketEnd>) -> String {
-    match end {
-        Some(PacketEnd { ip, port: Some(port) }) => std::net::SocketAddr::new(ip, port).to_string(),
-        Some(PacketEnd { ip, port: None }) => ip.to_string(),
-        None => "?".into(),
-    }
-}
-
 fn line(packet: &PacketRecord) -> String {
     let hook = packet.hook.name();
     let detail = match (&packet.tcp_flags, &packet.icmp) {
@@ -129,6 +106,8 @@ fn line(packet: &PacketRecord) -> String {
         format!("{} B", packet.bytes)
     };
     let reason = packet.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let end =
+        |end: Option<PacketEnd>| end.map_or_else(|| "?".into(), |end| tables::address(end.ip, end.port));
     format!(
         "{}  {:<10} {hook:<7}  {protocol:<6} {:<21} > {:<21} {detail:<10} {size:>8}  flow {:<16}  {}{reason}",
         packet.time.strftime("%T%.6f"),

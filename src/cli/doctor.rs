@@ -114,10 +114,8 @@ pub async fn examine(client: &Client, socket: &Path, file: Option<PathBuf>) -> V
 }
 
 fn show(findings: &[Finding], output: Output, header: [&str; 3]) -> Result<()> {
-    match output {
-        Output::Json => return show::document(&findings, output),
-        Output::Ndjson => return findings.iter().try_for_each(|finding| show::document(finding, output)),
-        Output::Table => {}
+    if output != Output::Table {
+        return show::documents(findings, output);
     }
     let mut table = tables::table(&header);
     for finding in findings {

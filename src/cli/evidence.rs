@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::hints;
-use super::tables::duration;
+use super::tables::{address, duration};
 use crate::flow::record::{FlowRecord, IcmpError, Status, TcpSide};
 
 /// Flows shown as evidence.
@@ -80,18 +80,14 @@ pub(super) fn evidence(about: &[&FlowRecord], turned: bool) -> Vec<String> {
 }
 
 fn example(flow: &FlowRecord) -> String {
-    let end = |end: &crate::flow::record::Endpoint| match end.port {
-        Some(port) => std::net::SocketAddr::new(end.ip, port).to_string(),
-        None => end.ip.to_string(),
-    };
     let flags = flow.tcp.as_ref().map_or(String::new(), |tcp| format!(", flags {}", tcp.flags));
     let errors: String = flow.icmp_errors.iter().map(|error| format!(", ICMP {}", error.name())).collect();
     format!(
         "{} {} {} -> {}: {}, {} packets sent, {} received{flags}{errors}, seen on {}",
         clock(flow.start_time),
         flow.protocol,
-        end(&flow.src),
-        end(&flow.dst),
+        address(flow.src.ip, flow.src.port),
+        address(flow.dst.ip, flow.dst.port),
         outcome(flow),
         flow.packets_sent,
         flow.packets_received,

@@ -6,6 +6,7 @@ pub mod client;
 mod config;
 mod debug;
 pub mod doctor;
+mod documents;
 mod evidence;
 pub mod hints;
 mod manual;
@@ -24,12 +25,19 @@ use arguments::{Arguments, Command, Flows, Stats, Support};
 /// Flows in a table when no limit is given.
 const TABLE_LIMIT: usize = 50;
 
+/// Ctrl-C came before the end, as shells say it.
+const INTERRUPTED: u8 = 130;
+
 /// Runs a command; the exit status is that of the contract.
 pub async fn run(arguments: Arguments) -> ExitCode {
     let outcome = tokio::select! {
         outcome = execute(&arguments) => outcome,
-        // Ctrl-C ends a following dump as it should.
-        _ = tokio::signal::ctrl_c() => Ok(()),
+        _ = tokio::signal::ctrl_c() => {
+            if !arguments.command.goes_on() {
+                return ExitCode::from(INTERRUPTED);
+            }
+            Ok(())
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

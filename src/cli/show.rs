@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::arguments::Output;
 use super::client::Lines;
+use super::documents::Documents;
 use super::hints;
 use super::tables::{self, bytes, duration};
 use super::why::Answer;
@@ -37,13 +38,21 @@ pub(super) fn document(value: &impl Serialize, output: Output) -> Result<()> {
     print(&text.context("write JSON")?)
 }
 
+/// Items as one document, or each on a line of its own.
+pub(super) fn documents(items: &[impl Serialize], output: Output) -> Result<()> {
+    match output {
+        Output::Ndjson => items.iter().try_for_each(|item| document(item, output)),
+        _ => document(&items, output),
+    }
+}
+
 /// `alerts`
 pub fn alerts(alerts: &[AlertRecord], output: Output) -> Result<()> {
-    match output {
-        Output::Json => return document(&alerts, output),
-        Output::Ndjson => return alerts.iter().try_for_each(|alert| document(alert, output)),
-        Output::Table if alerts.is_empty() => return print("no alerts"),
-        Output::Table => {}
+    if output != Output::Table {
+        return documents(alerts, output);
+    }
+    if alerts.is_empty() {
+        return print("no alerts");
     }
     let mut table = tables::table(&["LAST", "SINCE", "SEVERITY", "TYPE", "WHAT"]);
     for alert in alerts {
@@ -64,8 +73,8 @@ pub fn alerts(alerts: &[AlertRecord], output: Output) -> Result<()> {
 /// `drops`
 pub fn drops(drops: &DropStats, output: Output) -> Result<()> {
     match output {
-        Output::Json => return document(drops, output),
-        Output::Ndjson => return drops.counts.iter().try_for_each(|count| document(count, output)),
+        Output::Ndjson if drops.off.is_none() => return documents(&drops.counts, output),
+        Output::Json | Output::Ndjson => return document(drops, output),
         Output::Table => {}
     }
     if let Some(why) = &drops.off {
@@ -302,7 +311,7 @@ pub fn dns_stats(dns: &DnsTotals, output: Output) -> Result<()> {
 pub fn http_stats(http: &HttpTotals, output: Output) -> Result<()> {
     match output {
         Output::Json => return document(http, output),
-        Output::Ndjson => return http.servers.iter().try_for_each(|server| document(server, output)),
+        Output::Ndjson => return documents(&http.servers, output),
         Output::Table => {}
     }
     let mut table = tables::table(&["SERVER", "1XX", "2XX", "3XX", "4XX", "5XX", "MEAN TIME"]);
@@ -332,16 +341,14 @@ pub async fn flows(mut lines: Lines, output: Output, follow: bool, shorten: Opti
             }
         }
         Output::Json => {
-            let mut separator = "[";
+            let mut documents = Documents::new(output);
             while let Some(line) = lines.next().await? {
-                out.write_all(separator.as_bytes())?;
-                out.write_all(line)?;
-                separator = ",\n";
+                documents.put(line)?;
                 if follow {
-                    out.flush()?;
+                    documents.flush()?;
                 }
             }
-            out.write_all(if separator == "[" { b"[]\n" } else { b"]\n" })?;
+            documents.end()?;
         }
         Output::Table if follow => {
             while let Some(line) = lines.next().await? {
@@ -374,10 +381,7 @@ pub async fn flows(mut lines: Lines, output: Output, follow: bool, shorten: Opti
             let shown = flows.len();
             writeln!(out, "{}", flows.table())?;
             if more {
-                writeln!(
-                    out,
-                    "... and more: these are the {shown} heaviest; --limit N shows N, --output ndjson all"
-                )?;
+                writeln!(out, "... and more than these {shown}: --limit N shows N, --output ndjson all")?;
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Tables that fit the terminal, and numbers that people read.
 
 use std::io::IsTerminal;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use comfy_table::{ContentArrangement, Table};
 
@@ -52,12 +52,9 @@ pub fn end(end: &Endpoint, is_dst: bool) -> String {
     name(end).map_or(address.clone(), |name| format!("{address} ({name})"))
 }
 
-fn address(ip: IpAddr, port: Option<u16>) -> String {
-    match (ip, port) {
-        (IpAddr::V6(ip), Some(port)) => format!("[{ip}]:{port}"),
-        (ip, Some(port)) => format!("{ip}:{port}"),
-        (ip, None) => ip.to_string(),
-    }
+/// An address, with its port where there is one.
+pub fn address(ip: IpAddr, port: Option<u16>) -> String {
+    port.map_or_else(|| ip.to_string(), |port| SocketAddr::new(ip, port).to_string())
 }
 
 /// The shortest name that says who it is: service, process and its container. A scope or session says less than the process.

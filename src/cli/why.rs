@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::client::Client;
+use super::client::{Client, Refused};
 use super::evidence::{clock, evidence, outcome};
 use crate::flow::key::Protocol;
 use crate::flow::record::{self, Endpoint, FlowRecord, IcmpError, Reason};
@@ -34,15 +34,21 @@ pub struct Answer {
 }
 
 /// `host`, `host:port`, `[address]:port` or an address.
-pub fn split(text: &str) -> Result<(&str, Option<u16>)> {
-    let port = |text: &str| text.parse().with_context(|| format!("`{text}` is no port"));
-    if let Some((host, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        return Ok((host, rest.strip_prefix(':').map(port).transpose()?));
-    }
-    match text.split_once(':') {
-        Some((host, rest)) if !rest.contains(':') => Ok((host, Some(port(rest)?))),
-        _ => Ok((text, None)),
-    }
+///
+/// # Errors
+/// When what stands for the port is none.
+pub fn split(text: &str) -> Result<(&str, Option<u16>), Refused> {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, None),
+        Some((host, rest)) => (host, Some(rest.strip_prefix(':').unwrap_or("none"))),
+        None => match text.split_once(':') {
+            Some((host, port)) if !port.contains(':') => (host, Some(port)),
+            _ => (text, None),
+        },
+    };
+    let bad =
+        |_| Refused(format!("`{text}` does not end in a port from 0 to 65535, like db:5432 or [fd00::7]:80"));
+    Ok((host, port.map(str::parse).transpose().map_err(bad)?))
 }
 
 impl End {
@@ -352,6 +358,10 @@ mod tests {
         ] {
             assert_eq!(split(text).unwrap(), (host, port));
         }
-        assert!(split("db:http").unwrap_err().to_string().contains("`http` is no port"));
+        for text in ["db:http", "db:", "db:65536", "[fd00::7]80", "[fd00::7]:"] {
+            assert!(
+                split(text).unwrap_err().to_string().starts_with(&format!("`{text}` does not end in a port"))
+            );
+        }
     }
 }
