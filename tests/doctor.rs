@@ -76,6 +76,11 @@ fn a_healthy_agent_passes_and_who_else_is_there_is_named() {
     let (verdict, port) = &of(&found, "metrics port")[0];
     assert!(verdict == "pass" && port.contains("the agent serves 9090"), "{port}");
 
+    // What it goes by is asked of itself: no file says this.
+    agent.cli(&["config", "set", "export.prometheus.port=9191"]);
+    let (verdict, port) = &of(&doctor(&agent, &net).1, "metrics port")[0];
+    assert!(verdict == "pass" && port.contains("the agent serves 9191"), "{port}");
+
     // From elsewhere the same numbers are other interfaces.
     let line = format!("{CLI} --output json --socket {} doctor", agent.socket().display());
     let output = net.command("b", &line).output().unwrap();

@@ -23,7 +23,7 @@ pub fn judge(prometheus: &Prometheus, proc: &Path, agent: Option<u32>) -> Findin
         (Ok(_), _) => Finding::warn(
             CHECK,
             format!("the agent runs, but nobody listens on {address}:{port}"),
-            "give this command the agent's configuration (--config); or the agent has another export.prometheus.port",
+            "look into the agent's log (`journalctl -u netmon`)",
         ),
         (Err(_), Some((pid, _))) if Some(pid) == agent => {
             Finding::pass(CHECK, format!("the agent serves {port}"))

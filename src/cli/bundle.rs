@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::arguments::Bundle;
 use super::client::{self, Client};
+use super::config::in_force;
 use super::doctor;
 use super::redact::Redactor;
 use crate::api::status::Status;
@@ -32,7 +33,6 @@ const LOG_LINES: &str = "20000";
 /// Time that the metrics page may take.
 const SCRAPE: Duration = Duration::from_secs(20);
 
-/// One file of the archive.
 /// An archive that is not whole: removed with this, since it would be in the way of the next.
 struct Half<'a>(&'a Path);
 
@@ -42,6 +42,7 @@ impl Drop for Half<'_> {
     }
 }
 
+/// One file of the archive.
 struct Part {
     name: &'static str,
     what: &'static str,
@@ -61,8 +62,8 @@ pub async fn write(client: &Client, socket: &Path, wanted: &Bundle) -> Result<()
     // Before all the work: readable by its owner alone, and never over something that is there.
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-    let mut parts = gather(client, socket, wanted.setup.config.clone()).await;
     let half = Half(&path);
+    let mut parts = gather(client, socket, wanted.setup.config.clone()).await;
     if wanted.redact_addresses {
         let mut redactor = Redactor::default();
         for part in &mut parts {
@@ -122,18 +123,22 @@ async fn gather(client: &Client, socket: &Path, file: Option<PathBuf>) -> Vec<Pa
     let status = client.get::<Status>("/v1/status").await;
     let known = status.as_ref().ok();
     let file = file.or_else(|| known.and_then(|status| status.config_file.clone()).map(PathBuf::from));
-    let loaded = Config::load(&Inputs { file: file.clone(), ..Inputs::default() });
-    let settings = loaded.as_ref().map(|loaded| loaded.config.clone()).unwrap_or_default();
+    let loaded = match in_force(client).await {
+        Ok(config) => Ok(config),
+        Err(_) => {
+            Config::load(&Inputs { file: file.clone(), ..Inputs::default() }).map(|loaded| loaded.config)
+        }
+    };
+    let settings = loaded.clone().unwrap_or_default();
     let pid = known.map(|status| status.pid);
 
     let mut parts = Vec::new();
     let mut part = |name, what, content| parts.push(Part { name, what, content });
     part("versions.txt", "programs, kernel, distribution", Ok(versions(known)));
-    let configuration =
-        loaded.map_err(anyhow::Error::from).and_then(|loaded| json(&config::public(&loaded.config)));
+    let configuration = loaded.map_err(anyhow::Error::from).and_then(|config| json(&config::public(&config)));
     part(
         "config.json",
-        "the configuration, secrets left out; the agent's environment may have changed it",
+        "the configuration, secrets left out: in force, or that of the file where no agent answers",
         configuration,
     );
     let metrics = metrics(&settings).await;

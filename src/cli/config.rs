@@ -50,6 +50,13 @@ pub(super) async fn run(client: &Client, command: &Command, output: Output) -> R
     }
 }
 
+/// What the running agent goes by, whatever files, variables and flags it has that from.
+pub(super) async fn in_force(client: &Client) -> Result<Config> {
+    let settings = client.get::<Vec<Setting>>("/v1/config").await?;
+    let sets: Vec<_> = settings.into_iter().map(|setting| (setting.key, setting.value)).collect();
+    Ok(Config::load_with(&Inputs::default(), &sets)?.config)
+}
+
 fn unknown(key: &str) -> String {
     let hint = schema::nearest(key).map_or_else(String::new, |known| format!("; did you mean {known}?"));
     format!("{key}: unknown key{hint}")

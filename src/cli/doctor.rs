@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::arguments::Output;
 use super::client::Client;
+use super::config::in_force;
 use super::show;
 use super::tables;
 use crate::api::status::Status;
@@ -77,7 +78,7 @@ pub fn system(file: Option<PathBuf>) -> Vec<Finding> {
 pub async fn examine(client: &Client, socket: &Path, file: Option<PathBuf>) -> Vec<Finding> {
     let answer = client.get::<Status>("/v1/status").await;
     let said = answer.as_ref().ok().and_then(|status| status.config_file.clone()).map(PathBuf::from);
-    let (config, configured) = configuration(file.or(said));
+    let (mut config, configured) = configuration(file.or(said));
     let host = Host::look(Path::new("/"));
     let mut findings = host.judge_kernel();
     findings.push(host.judge_clock());
@@ -85,6 +86,10 @@ pub async fn examine(client: &Client, socket: &Path, file: Option<PathBuf>) -> V
     let (running, watched) = match answer {
         Ok(status) => {
             findings.extend(check::agent::judge(&status));
+            match in_force(client).await {
+                Ok(own) => config = own,
+                Err(error) => findings.push(unanswered(&error, socket)),
+            }
             let watched = watched_by(&status, client).await;
             (Some(status.pid), watched)
         }
