@@ -1,7 +1,7 @@
 //! The programs: what this kernel takes, and what stands in for what it does not.
 
 use super::Finding;
-use crate::kernel::load::{LeftOut, Part};
+use crate::kernel::load::Part;
 use crate::kernel::object::{Options, Transport};
 use crate::kernel::trial::Trial;
 
@@ -40,50 +40,58 @@ pub fn judge(trial: &Trial, options: &Options, tcx: Option<bool>) -> Vec<Finding
             "Linux 5.8 or later; nothing is counted wrong with them",
         ),
     });
-    let asked = |part: &Part| match part {
-        Part::Drops => options.drops,
-        Part::Nat | Part::Conntrack => options.features.nat,
-        Part::Names => options.features.who,
-        // One finding for both.
-        Part::OlderSockets => false,
-    };
-    let parts = [Part::Drops, Part::Names, Part::Nat];
-    findings.extend(parts.into_iter().filter(asked).map(|part| judge_part(part, &taken.left_out)));
+    for piece in PIECES.iter().filter(|piece| (piece.asked)(options)) {
+        let out = piece.parts.iter().find_map(|part| taken.left_out.iter().find(|out| out.part == *part));
+        findings.push(match out {
+            None => Finding::pass(piece.check, piece.good),
+            Some(out) => {
+                Finding::warn(piece.check, format!("{}: {}", out.part.missing(), out.why), piece.fix)
+            }
+        });
+    }
     findings
 }
 
-fn judge_part(part: Part, left_out: &[LeftOut]) -> Finding {
-    let (check, good, fix) = match part {
-        Part::Drops => (
-            "drops",
-            "the kernel tells each packet that it drops, with its reason (tp_btf/kfree_skb)",
-            "Linux 5.17 or later; all else works without",
-        ),
-        Part::Nat | Part::Conntrack => (
-            "NAT",
-            "conntrack can be read: a translated conversation is one flow",
-            "a kernel that lets traffic-control programs read its memory; all else works without",
-        ),
-        Part::Names | Part::OlderSockets => (
-            "process names",
-            "sockets have them, those too that are older than the agent (iter/task_file)",
-            "Linux 5.11 or later; below it, start the agent before the services",
-        ),
-    };
-    let out =
-        left_out.iter().find(|out| out.part == part || part == Part::Names && out.part == Part::OlderSockets);
-    match out {
-        None => Finding::pass(check, good),
-        Some(out) => Finding::warn(check, format!("{}: {}", out.part.missing(), out.why), fix),
-    }
+/// What the agent can do without.
+struct Piece {
+    check: &'static str,
+    asked: fn(&Options) -> bool,
+    /// What it takes; what most is lost without comes first.
+    parts: &'static [Part],
+    good: &'static str,
+    fix: &'static str,
 }
+
+const PIECES: [Piece; 3] = [
+    Piece {
+        check: "drops",
+        asked: |options| options.drops,
+        parts: &[Part::Drops],
+        good: "the kernel tells each packet that it drops, with its reason (tp_btf/kfree_skb)",
+        fix: "Linux 5.17 or later; all else works without",
+    },
+    Piece {
+        check: "process names",
+        asked: |options| options.features.who,
+        parts: &[Part::Names, Part::OlderSockets],
+        good: "sockets have them, those too that are older than the agent (iter/task_file)",
+        fix: "Linux 5.11 or later; below it, start the agent before the services",
+    },
+    Piece {
+        check: "NAT",
+        asked: |options| options.features.nat,
+        parts: &[Part::Conntrack, Part::Nat],
+        good: "conntrack can be read: a translated conversation is one flow",
+        fix: "a kernel that lets traffic-control programs read its memory; all else works without",
+    },
+];
 
 #[cfg(test)]
 mod tests {
     use super::super::Verdict::{Fail, Warn};
     use super::*;
     use crate::config::Config;
-    use crate::kernel::load::LoadError;
+    use crate::kernel::load::{LeftOut, LoadError};
     use crate::kernel::trial::Taken;
     use crate::reload::features::options;
 
@@ -109,6 +117,12 @@ mod tests {
         let warned: Vec<_> =
             findings.iter().filter(|f| f.verdict == Warn).map(|f| f.check.as_str()).collect();
         assert_eq!(warned, ["attaching", "events", "drops", "process names", "NAT"]);
+
+        let left_out = [Part::Nat, Part::Conntrack].map(out).to_vec();
+        let none = Taken { transport: Transport::Ringbuf, left_out, instructions: None };
+        let findings = judge(&trial(none), &options, Some(true));
+        let nat = findings.iter().find(|finding| finding.check == "NAT");
+        assert!(nat.is_some_and(|nat| nat.verdict == Warn && nat.found.contains("are two flows")), "{nat:?}");
     }
 
     #[test]
