@@ -1,6 +1,7 @@
 //! The configuration as users write it: shipped files, mistakes and their words, and the binary's exit status.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -141,6 +142,16 @@ fn a_valid_configuration_is_said_to_be_so_and_a_missing_file_is_not() {
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere.yaml: cannot be read"));
+    // Of the environment only what begins with NETMON_ matters, and none of it need be text.
+    let odd = || std::ffi::OsString::from_vec(vec![b'x', 0xff]);
+    let with = |name: &str, value| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_netmon"));
+        command.arg("--check-config").env(name, value).output().unwrap()
+    };
+    assert_eq!(with("LS_COLORS", odd()).status.code(), Some(0));
+    let output = with("NETMON_LOG_LEVEL", odd());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("NETMON_LOG_LEVEL: log.level: `x"));
     let output = Command::new(env!("CARGO_BIN_EXE_netmon")).args(["--no-such-flag"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
 }

@@ -37,7 +37,9 @@ fn status_of(error: &anyhow::Error) -> u8 {
 fn start(arguments: &Arguments) -> Result<()> {
     let inputs = Inputs {
         file: arguments.config.clone(),
-        environment: std::env::vars().collect(),
+        environment: std::env::vars_os()
+            .map(|(name, value)| [name, value].map(|text| text.to_string_lossy().into_owned()).into())
+            .collect(),
         flags: arguments.settings(),
     };
     let loaded = Config::load(&inputs)?;
