@@ -1,6 +1,6 @@
 //! What the agent uses, may use, and sheds.
 
-use super::render::{Page, count, level};
+use super::page::{Page, count, level};
 use crate::governor::state::Resource;
 use crate::governor::{GovernorStatus, measures};
 

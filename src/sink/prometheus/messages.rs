@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use prometheus::proto::{Metric, MetricType};
 
 use super::flows::Observations;
-use super::render::{Page, count, histogram, sum};
+use super::page::{Page, count, histogram, sum};
 use crate::flow::measured::LANES;
 use crate::flow::messages::Times;
 use crate::kernel::messages::{DnsTotals, HttpServer, HttpTotals, Messages};

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use prometheus::proto::Metric;
 
-use super::render::{Page, count};
+use super::page::{Page, count};
 use super::top_pairs::TopPairs;
 use crate::enrich::kubernetes::Cluster;
 use crate::enrich::kubernetes::cluster::Known;

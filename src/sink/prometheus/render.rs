@@ -1,23 +1,18 @@
-//! From counts to the text format. Every metric has its description and unit where it is declared here.
+//! All counts, joined when they are scraped. Every metric has its description and unit where it is declared.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus::proto::{
-    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType, Quantile,
-    Summary as ProtoSummary,
-};
-use prometheus::{Encoder, TextEncoder};
+use prometheus::proto::{Metric, MetricType};
 use tokio::sync::watch;
 
-use super::flows::{FlowMetrics, Observations};
-use super::governor;
+use super::flows::FlowMetrics;
 use super::messages::Scaled;
 use super::names::{Service, There};
+use super::page::{Page, count, histogram, level, sum};
 use super::process::Process;
-use super::summary::Summary;
 use super::units::Units;
-use super::watches;
+use super::{governor, kernel, watches};
 use crate::detect::Detector;
 use crate::detect::kind::Kind;
 use crate::enrich::Directory;
@@ -25,7 +20,7 @@ use crate::enrich::kubernetes::Link;
 use crate::flow::record::Direction;
 use crate::governor::GovernorStatus;
 use crate::http::Server;
-use crate::kernel::stats::{DropCount, KernelStats, Outcome, RunTime};
+use crate::kernel::stats::{KernelStats, RunTime};
 use crate::reload::outcome::Counters;
 
 /// Reads the kernel side's counters.
@@ -44,100 +39,6 @@ pub struct Exporter {
     reloads: Arc<Counters>,
     kubernetes: Option<Arc<Link>>,
     governor: Option<watch::Receiver<GovernorStatus>>,
-}
-
-pub(super) struct Page(Vec<MetricFamily>);
-
-fn labels(pairs: &[(&str, &str)]) -> Vec<LabelPair> {
-    let make = |(name, value): &(&str, &str)| {
-        let mut pair = LabelPair::default();
-        pair.set_name((*name).into());
-        pair.set_value((*value).into());
-        pair
-    };
-    pairs.iter().map(make).collect()
-}
-
-impl Page {
-    pub(super) fn family(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
-        if metrics.is_empty() {
-            return;
-        }
-        let mut family = MetricFamily::default();
-        family.set_name(name.into());
-        family.set_help(help.into());
-        family.set_field_type(kind);
-        family.set_metric(metrics);
-        self.0.push(family);
-    }
-
-    pub(super) fn counter(&mut self, name: &str, help: &str, metrics: Vec<Metric>) {
-        self.family(name, help, MetricType::COUNTER, metrics);
-    }
-
-    pub(super) fn gauge(&mut self, name: &str, help: &str, metrics: Vec<Metric>) {
-        self.family(name, help, MetricType::GAUGE, metrics);
-    }
-
-    fn summary(&mut self, name: &str, help: &str, summary: &Summary) {
-        let mut proto = ProtoSummary::default();
-        proto.set_sample_count(summary.count());
-        proto.set_sample_sum(summary.sum_seconds());
-        let quantile = |share: f64| {
-            let mut quantile = Quantile::default();
-            quantile.set_quantile(share);
-            quantile.set_value(summary.quantile(share));
-            quantile
-        };
-        proto.set_quantile([0.5, 0.9, 0.99, 0.999].map(quantile).to_vec());
-        let mut metric = Metric::default();
-        metric.set_summary(proto);
-        self.family(name, help, MetricType::SUMMARY, vec![metric]);
-    }
-}
-
-pub(super) fn count(pairs: &[(&str, &str)], value: u64) -> Metric {
-    sum(pairs, value as f64)
-}
-
-pub(super) fn sum(pairs: &[(&str, &str)], value: f64) -> Metric {
-    let mut counter = Counter::default();
-    counter.set_value(value);
-    let mut metric = Metric::default();
-    metric.set_label(labels(pairs));
-    metric.set_counter(counter);
-    metric
-}
-
-pub(super) fn level(pairs: &[(&str, &str)], value: f64) -> Metric {
-    let mut gauge = Gauge::default();
-    gauge.set_value(value);
-    let mut metric = Metric::default();
-    metric.set_label(labels(pairs));
-    metric.set_gauge(gauge);
-    metric
-}
-
-/// A histogram with these upper bounds; observations beyond the last come after it.
-pub(super) fn histogram(pairs: &[(&str, &str)], bounds: &[f64], observed: &Observations) -> Metric {
-    let mut histogram = Histogram::default();
-    let mut cumulative = 0;
-    let mut buckets = Vec::with_capacity(bounds.len());
-    for (bound, count) in bounds.iter().zip(observed.buckets) {
-        cumulative += count;
-        let mut bucket = Bucket::default();
-        bucket.set_upper_bound(*bound);
-        bucket.set_cumulative_count(cumulative);
-        buckets.push(bucket);
-    }
-    histogram.set_bucket(buckets);
-    // The encoder adds the bucket of all, `+Inf`.
-    histogram.set_sample_count(observed.buckets.iter().sum());
-    histogram.set_sample_sum(observed.sum_seconds);
-    let mut metric = Metric::default();
-    metric.set_label(labels(pairs));
-    metric.set_histogram(histogram);
-    metric
 }
 
 /// Labels of a service. Names of services are unique in a namespace only.
@@ -191,11 +92,12 @@ impl Exporter {
     /// # Errors
     /// When the text can't be encoded.
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
-        let mut page = Page(Vec::new());
+        let mut page = Page::default();
         self.let_go();
         self.flow_families(&mut page);
         if let Some(stats) = (self.kernel)() {
-            self.kernel_families(&mut page, &stats);
+            kernel::families(&mut page, &stats);
+            self.usage_families(&mut page, &stats);
             let weight = self.flows.lock().unwrap_or_else(PoisonError::into_inner).weight;
             let mut scaled = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
             scaled.families(&mut page, &stats.messages, weight);
@@ -216,9 +118,7 @@ impl Exporter {
         }
         self.security_families(&mut page);
         self.own_families(&mut page);
-        let mut text = Vec::with_capacity(64 * 1024);
-        TextEncoder::new().encode(&page.0, &mut text)?;
-        Ok(text)
+        page.text()
     }
 
     /// Series of who has left the cluster go, once a minute.
@@ -332,122 +232,14 @@ impl Exporter {
         );
     }
 
-    fn kernel_families(&self, page: &mut Page, stats: &KernelStats) {
-        let mut packets = Vec::new();
-        let mut seen = Vec::new();
-        for hook in &stats.hooks {
-            let (interface, name) = (hook.interface.as_str(), hook.hook.name());
-            seen.push(count(&[("interface", interface), ("hook", name)], hook.seen));
-            for (outcome, total) in Outcome::ALL.iter().zip(hook.outcomes) {
-                let pairs = [("interface", interface), ("hook", name), ("outcome", outcome.name())];
-                packets.push(count(&pairs, total));
-            }
-        }
-        page.counter(
-            "netmon_ebpf_packets_total",
-            "Packets by what became of them: each has one outcome.",
-            packets,
-        );
-        page.counter("netmon_ebpf_seen_packets_total", "Packets seen: the sum over their outcomes.", seen);
-        let kinds =
-            stats.kinds.iter().map(|k| count(&[("outcome", k.outcome.name()), ("kind", &k.kind)], k.packets));
-        page.counter(
-            "netmon_ebpf_packet_kinds_total",
-            "Buffers that were not IP or malformed, or counted for the tunnel that carries them, by kind.",
-            kinds.collect(),
-        );
-        page.counter(
-            "netmon_ebpf_events_processed_total",
-            "Events read from the kernel.",
-            vec![count(&[], stats.events_processed)],
-        );
-        let lost = &stats.events_lost;
-        page.counter(
-            "netmon_ebpf_events_dropped_total",
-            "Events that did not arrive; the flows' counts are not touched, their next report carries them.",
-            vec![
-                count(&[("reason", "buffer_full")], lost.buffer_full),
-                count(&[("reason", "invalid")], lost.invalid),
-            ],
-        );
-        let drops = &stats.drops;
-        let dropped = |drop: &DropCount| {
-            count(&[("reason", &drop.reason), ("interface", &drop.interface)], drop.packets)
-        };
-        page.counter(
-            "netmon_drops_total",
-            "Packets that the kernel of this host dropped, by its own reasons.",
-            drops.counts.iter().map(dropped).collect(),
-        );
-        page.counter(
-            "netmon_drops_missed_total",
-            "Drops that are not told in full: nested in another one (not counted), or without room to note their flow.",
-            vec![count(&[("kind", "nested")], drops.nested), count(&[("kind", "flow")], drops.unjoined)],
-        );
-        let table = &stats.table;
-        page.gauge(
-            "netmon_flow_table_entries",
-            "Flows in the table.",
-            vec![level(&[], table.entries as f64)],
-        );
-        page.gauge(
-            "netmon_flow_table_capacity",
-            "Flows that the table may hold.",
-            vec![level(&[], table.capacity as f64)],
-        );
-        page.gauge("netmon_flow_table_slots", "Slots allocated.", vec![level(&[], table.slots as f64)]);
-        page.counter(
-            "netmon_flow_table_overflows_total",
-            "Packets that found no room in the table and are counted by protocol only.",
-            vec![count(&[], table.overflow_packets)],
-        );
-        page.counter(
-            "netmon_flow_table_resizes_total",
-            "Moves of the table to another size.",
-            vec![count(&[], table.resizes)],
-        );
-        page.counter(
-            "netmon_fragments_unmatched_total",
-            "Later fragments whose first was not seen: counted in a flow without ports.",
-            vec![count(&[], stats.fragments_unmatched)],
-        );
-        page.counter(
-            "netmon_icmp_errors_refused_total",
-            "ICMP errors that quote a segment which is not on its way, forged or very late: no flow fails by them.",
-            vec![count(&[], stats.icmp_errors_refused)],
-        );
-        page.counter(
-            "netmon_latency_samples_left_out_total",
-            "Round trips that are not in netmon_latency_seconds: more in one bucket than it holds between two reports.",
-            vec![count(&[], stats.rtt_samples_left_out)],
-        );
-        page.counter(
-            "netmon_names_lost_total",
-            "Sockets that have no name for want of room or memory.",
-            vec![count(&[], stats.names_lost)],
-        );
-        page.counter(
-            "netmon_asked_names_lost_total",
-            "Names that flows have asked for (DNS, TLS) and that found no room.",
-            vec![count(&[], stats.asked_names_lost)],
-        );
-        page.counter(
-            "netmon_conntrack_overruns_total",
-            "Times that conntrack's news were lost and all translations read anew (features.nat.conntrack: netlink).",
-            vec![count(&[], stats.conntrack_overruns)],
-        );
-        page.gauge(
-            "netmon_interfaces_attached",
-            "Interfaces whose packets are seen.",
-            vec![level(&[], (stats.hooks.len() / 2).saturating_sub(1) as f64)],
-        );
+    fn usage_families(&self, page: &mut Page, stats: &KernelStats) {
         let usage = self.process.lock().unwrap_or_else(PoisonError::into_inner).read();
         page.gauge(
             "netmon_memory_usage_bytes",
             "Memory, bytes.",
             vec![
                 level(&[("kind", "agent")], usage.memory_bytes as f64),
-                level(&[("kind", "maps")], table.map_bytes as f64),
+                level(&[("kind", "maps")], stats.table.map_bytes as f64),
             ],
         );
         let now = std::time::Instant::now();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::render::{Page, count, level};
+use super::page::{Page, count, level};
 use super::top_pairs::TopPairs;
 use crate::enrich::Host;
 use crate::enrich::host::OTHER;

@@ -1,6 +1,6 @@
 //! What the watches of the Kubernetes API server count.
 
-use super::render::{Page, count, level};
+use super::page::{Page, count, level};
 use crate::enrich::kubernetes::Link;
 use crate::enrich::kubernetes::progress::Counts;
 
