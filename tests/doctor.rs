@@ -231,6 +231,8 @@ fn a_support_bundle_holds_what_its_list_says_and_no_addresses_if_so_asked() {
 
     let (output, _) = bundle("whole.tar.gz", "support bundle");
     assert_eq!(output.status.code(), Some(1), "nothing is written over");
+    let (output, _) = bundle("", "--output json support bundle #");
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
     agent.stop();
 }
 

@@ -16,14 +16,20 @@ pub enum Output {
     Ndjson,
 }
 
+/// Heads the options that every command has.
+const EVERYWHERE: &str = "Options of every command";
+/// What [`Output`] is called.
+pub const FORMATS: [&str; 3] = ["table", "json", "ndjson"];
+
 /// Talks to the running netmon agent.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "netmon-cli", version, about)]
+#[command(name = "netmon-cli", version)]
 pub struct Arguments {
     /// Control socket of the agent
     #[arg(
         long,
         global = true,
+        help_heading = EVERYWHERE,
         env = "NETMON_SOCKET",
         default_value = "/run/netmon/netmon.sock",
         value_name = "PATH"
@@ -35,9 +41,10 @@ pub struct Arguments {
         long,
         short,
         global = true,
+        help_heading = EVERYWHERE,
         default_value = "table",
         value_name = "FORMAT",
-        value_parser = PossibleValuesParser::new(["table", "json", "ndjson"])
+        value_parser = PossibleValuesParser::new(FORMATS)
     )]
     output: String,
     /// What to do
@@ -330,7 +337,7 @@ pub struct Dump {
     /// Last packet no older than this (5m, 1h), or not before this time
     #[arg(long)]
     pub since: Option<String>,
-    /// At most so many flows
+    /// At most so many flows; a table shows 50 unless this says otherwise
     #[arg(long)]
     pub limit: Option<usize>,
     /// bytes, packets, start or duration; largest first, and no more than 100000

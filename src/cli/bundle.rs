@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::arguments::Bundle;
-use super::client::{self, Client};
+use super::arguments::{Bundle, FORMATS};
+use super::client::{self, Client, Refused};
 use super::config::in_force;
 use super::doctor;
 use super::redact::Redactor;
@@ -58,6 +58,12 @@ fn json(value: &impl Serialize) -> Result<String> {
 /// # Errors
 /// When the archive can't be written.
 pub async fn write(client: &Client, socket: &Path, wanted: &Bundle) -> Result<()> {
+    if FORMATS.contains(&wanted.output.as_str()) {
+        bail!(Refused(format!(
+            "--output of a bundle is its file, like netmon-support.tar.gz, not {}",
+            wanted.output
+        )));
+    }
     let path = PathBuf::from(&wanted.output);
     // Before all the work: readable by its owner alone, and never over something that is there.
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);

@@ -58,8 +58,10 @@ pub(super) async fn in_force(client: &Client) -> Result<Config> {
 }
 
 fn unknown(key: &str) -> String {
-    let hint = schema::nearest(key).map_or_else(String::new, |known| format!("; did you mean {known}?"));
-    format!("{key}: unknown key{hint}")
+    match schema::nearest(key) {
+        Some(known) => format!("{key}: unknown key; did you mean {known}?"),
+        None => format!("{key}: unknown key; `netmon-cli config show` has them all"),
+    }
 }
 
 fn tell(applied: &Applied, output: Output, note: &str) -> Result<()> {
