@@ -1,12 +1,14 @@
 { self, pkgs }:
 let
   inherit (pkgs) lib;
+  source = import ./source.nix { inherit lib; };
   tests = import ./vm-tests { inherit self pkgs; };
   # The package with another thing to do instead of its build.
   instead =
     name: tool: command:
     pkgs.netmon.overrideAttrs (old: {
       pname = "netmon-${name}";
+      src = source.linted;
       nativeBuildInputs = old.nativeBuildInputs ++ [ tool ];
       buildPhase = command;
       doCheck = false;

@@ -16,7 +16,7 @@ in
 runCommand "netmon-chart-${source.package.version}" { nativeBuildInputs = [ kubernetes-helm ]; } ''
   mkdir "$out"
   tar --create --directory ${charts}/deploy/helm --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner \
-    --mode=u=rwX,go=rX --dereference --exclude=.helmignore --exclude=generate --exclude=kustomization.yaml netmon | gzip -n >"$out/netmon-${source.package.version}.tgz"
+    --mode=u=rwX,go=rX --dereference --exclude-from=${charts}/deploy/helm/netmon/.helmignore netmon | gzip -n >"$out/netmon-${source.package.version}.tgz"
   helm lint "$out"/*.tgz
   helm template netmon "$out"/*.tgz >/dev/null
 ''

@@ -12,6 +12,17 @@ rec {
     ../configs
     ../deploy/systemd
     ../src
+    # Unit tests read these two.
+    ../tests/kernels
+    ../tests/kubernetes/api
+  ];
+  # What lints read: the tests that the package's build has no use for, too.
+  linted = only [
+    ../Cargo.toml
+    ../Cargo.lock
+    ../benches
+    ../bpf
+    ../src
     ../tests
     ../rustfmt.toml
   ];
