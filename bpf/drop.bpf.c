@@ -81,7 +81,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192);
-	__type(key, u64); /* flow id: tag ^ start_ns, its halves changed */
+	__type(key, u64); /* nm_flow_id() */
 	__type(value, struct nm_flow_drops);
 } nm_flow_drops SEC(".maps");
 
@@ -221,15 +221,14 @@ static __always_inline bool nm_is_loss(u32 reason, u8 protocol)
 static __always_inline void nm_count_flow_drop(const struct nm_packet *p, u32 reason, u64 packets)
 {
 	u32 side = nm_sender_side(p);
-	u64 start_ns, id;
+	u64 id;
 	struct nm_flow_drops *drops, first = {.last_reason = reason};
 	struct nm_place at = {};
 	struct nm_bucket *bucket = nm_flow_of(&at, nm_find(&at, nm_tag(nm_hash(p, side))), &side);
 
 	if (!bucket)
 		return;
-	start_ns = bucket->cold[at.slot & (NM_SLOTS - 1)].start_ns;
-	id = (bucket->tags[at.slot & (NM_SLOTS - 1)] & ~NM_DEAD) ^ (start_ns << 32 | start_ns >> 32);
+	id = nm_flow_id(bucket->tags[nm_slot_of(&at)], bucket->cold[nm_slot_of(&at)].start_ns);
 	drops = bpf_map_lookup_elem(&nm_flow_drops, &id);
 	if (!drops) {
 		/* The flow that had its last drop long ago gives way. */

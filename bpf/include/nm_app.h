@@ -95,7 +95,7 @@ NM_GLOBAL int nm_recognise(struct __sk_buff *skb, u32 side)
 	wide = nm_wide_at(&scratch->at);
 	if (!wide)
 		return true;
-	slot = scratch->at.slot & (NM_SLOTS - 1);
+	slot = nm_slot_of(&scratch->at);
 	side &= 1;
 	timing = &wide->timing[slot];
 	known = timing->app;

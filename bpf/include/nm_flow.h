@@ -70,7 +70,7 @@ static __always_inline enum nm_outcome nm_count(struct __sk_buff *skb, struct nm
 						const struct nm_scratch *scratch, u32 side, u32 owner, u32 now_ticks)
 {
 	const struct nm_packet *p = &scratch->packet;
-	u32 slot = scratch->at.slot & (NM_SLOTS - 1), holder;
+	u32 slot = nm_slot_of(&scratch->at), holder;
 	u64 before;
 	struct nm_hot *hot = &bucket->hot[slot];
 	struct nm_cold *cold = &bucket->cold[slot];
@@ -185,7 +185,7 @@ NM_GLOBAL int nm_place_new(struct __sk_buff *skb, u64 tag, u32 side_and_hook, u3
 
 		/* All slots of the pair hold the connection's former selves: it goes on in the last of them. */
 		if (bucket) {
-			bucket->tags[old.slot & (NM_SLOTS - 1)] = tag;
+			bucket->tags[nm_slot_of(&old)] = tag;
 			scratch->at = old;
 			return NM_PLACED | side;
 		}

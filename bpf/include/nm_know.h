@@ -33,12 +33,10 @@ NM_GLOBAL int nm_first_payload(struct __sk_buff *skb, u32 side)
 	bool timed;
 	u8 opener, known;
 
-	if (!scratch)
-		return 0;
-	wide = nm_wide_at(&scratch->at);
+	wide = nm_wide_in_hand(scratch);
 	if (!wide)
 		return 0;
-	slot = scratch->at.slot & (NM_SLOTS - 1);
+	slot = nm_slot_of(&scratch->at);
 	side &= 1;
 	timing = &wide->timing[slot];
 	opener = wide->narrow.cold[slot].opener & 1;
@@ -108,7 +106,7 @@ static __always_inline void nm_know(struct __sk_buff *skb, struct nm_bucket *buc
 				    u32 side, u64 before, u32 now_ticks, bool counts)
 {
 	const struct nm_packet *p = &scratch->packet;
-	u32 slot = scratch->at.slot & (NM_SLOTS - 1);
+	u32 slot = nm_slot_of(&scratch->at);
 	struct nm_wide *wide = (struct nm_wide *)bucket;
 	struct nm_track *track = &wide->track[slot];
 	const u32 *who = wide->timing[slot].who;

@@ -194,7 +194,7 @@ NM_GLOBAL int nm_dns_message(struct __sk_buff *skb, u32 side, u32 offset, u32 by
 	counts = bpf_map_lookup_elem(&nm_dns_totals, &zero);
 	if (!wide || !counts)
 		return false;
-	slot = scratch->at.slot & (NM_SLOTS - 1);
+	slot = nm_slot_of(&scratch->at);
 	side &= 1;
 	if (bytes > NM_MESSAGE_BYTES)
 		bytes = NM_MESSAGE_BYTES;
@@ -332,7 +332,7 @@ NM_GLOBAL int nm_http_payload(struct __sk_buff *skb, u32 side)
 	    bpf_skb_load_bytes(skb, scratch->packet.header_bytes, &head, NM_HTTP_HEAD))
 		return 0;
 	head.word = bpf_be64_to_cpu(head.word);
-	slot = scratch->at.slot & (NM_SLOTS - 1);
+	slot = nm_slot_of(&scratch->at);
 	side &= 1;
 	timing = &wide->timing[slot];
 	if (side == (wide->narrow.cold[slot].opener & 1)) {
@@ -385,7 +385,7 @@ NM_GLOBAL int nm_message(struct __sk_buff *skb, u32 side)
 	wide = nm_wide_at(&scratch->at);
 	if (!wide)
 		return 0;
-	app = wide->timing[scratch->at.slot & (NM_SLOTS - 1)].app;
+	app = wide->timing[nm_slot_of(&scratch->at)].app;
 	if (app == NM_APP_DNS && nm_on() & NM_FEATURE_DNS)
 		nm_dns_payload(skb, side);
 	else if (app == NM_APP_HTTP && nm_on() & NM_FEATURE_HTTP)

@@ -239,13 +239,8 @@ static __always_inline void nm_dismiss(struct __sk_buff *skb, const struct nm_pl
 
 	if (!bucket)
 		return;
-	bucket->tags[at->slot & (NM_SLOTS - 1)] = tag | NM_DEAD;
+	bucket->tags[nm_slot_of(at)] = tag | NM_DEAD;
 	nm_emit(skb, NM_EVENT_ENDED, at->table, nm_slot_number(at), bpf_ktime_get_ns());
-}
-
-static __always_inline struct nm_hot *nm_hot_at(struct nm_bucket *bucket, const struct nm_place *at)
-{
-	return &bucket->hot[at->slot & (NM_SLOTS - 1)];
 }
 
 static __always_inline bool nm_is_alias(const struct nm_place *at)

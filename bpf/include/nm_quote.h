@@ -113,7 +113,7 @@ static __always_inline struct nm_bucket *nm_find_inside(struct __sk_buff *skb, s
 	if (!nm_quoted_inside(skb, p))
 		return NULL;
 	bucket = nm_find(&scratch->at, nm_tag(nm_hash(p, nm_sender_side(p))));
-	return bucket && bucket->hot[scratch->at.slot & (NM_SLOTS - 1)].marks & NM_MARK_TUNNEL ? bucket : NULL;
+	return bucket && nm_hot_at(bucket, &scratch->at)->marks & NM_MARK_TUNNEL ? bucket : NULL;
 }
 
 /* The ICMP error in hand, already counted, to the flow that it quotes. */
@@ -156,7 +156,7 @@ NM_GLOBAL int nm_quote(struct __sk_buff *skb)
 		nm_note(NM_KIND_QUOTE_REFUSED);
 		return 0;
 	}
-	hot = &bucket->hot[scratch->at.slot & (NM_SLOTS - 1)];
+	hot = nm_hot_at(bucket, &scratch->at);
 	if (hot->icmp_errors & error)
 		return 0;
 	hot->icmp_errors |= error;

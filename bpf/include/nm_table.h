@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The flow table: find a slot by its tag, claim one. A flow goes to its first bucket while that is half free, else to the emptier
- * of two (two-choice hashing: 7 flows in a million find no room at 0.7 full). Nine in ten are then found in the first. bpf/README.md tells why this structure, and how slots
- * are freed without losing a packet.
+ * of two (two-choice hashing: 7 flows in a million find no room at 0.7 full). Nine in ten are then found in the first.
+ * bpf/README.md tells why this structure, and how slots are freed without losing a packet.
  */
 #ifndef NM_TABLE_H
 #define NM_TABLE_H
@@ -21,6 +21,23 @@ static __always_inline struct nm_bucket *nm_bucket_at(u32 table, u32 index)
 static __always_inline struct nm_wide *nm_wide_at(const struct nm_place *at)
 {
 	return (struct nm_wide *)nm_bucket_at(at->table, at->bucket);
+}
+
+/* The bucket of the packet in hand. */
+static __always_inline struct nm_wide *nm_wide_in_hand(const struct nm_scratch *scratch)
+{
+	return scratch ? nm_wide_at(&scratch->at) : NULL;
+}
+
+/* The slot within its bucket, with the bound that the verifier wants. */
+static __always_inline u32 nm_slot_of(const struct nm_place *at)
+{
+	return at->slot & (NM_SLOTS - 1);
+}
+
+static __always_inline struct nm_hot *nm_hot_at(struct nm_bucket *bucket, const struct nm_place *at)
+{
+	return &bucket->hot[nm_slot_of(at)];
 }
 
 /* The two buckets of a tag: the low and the next 31 bits, scaled to the table. */

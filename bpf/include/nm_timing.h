@@ -136,13 +136,11 @@ NM_GLOBAL int nm_sample(struct __sk_buff *skb, u32 side)
 	u32 value, echo, us;
 	u64 stamp_us;
 
-	if (!scratch)
-		return 0;
-	wide = nm_wide_at(&scratch->at);
+	wide = nm_wide_in_hand(scratch);
 	if (!wide)
 		return 0;
 	side &= 1;
-	you = &wide->track[scratch->at.slot & (NM_SLOTS - 1)].side[!side];
+	you = &wide->track[nm_slot_of(&scratch->at)].side[!side];
 	you->marks &= ~NM_SIDE_PROBE;
 	if (you->marks & NM_SIDE_STAMPED && nm_timestamps(skb, &scratch->packet, &value, &echo) &&
 	    (s32)(echo - you->probe_value) > 0)
@@ -175,12 +173,10 @@ NM_GLOBAL int nm_probe(struct __sk_buff *skb, u32 side, u32 end_seq, u32 now_tic
 	u64 stamp_us;
 	bool stamped;
 
-	if (!scratch)
-		return 0;
-	wide = nm_wide_at(&scratch->at);
+	wide = nm_wide_in_hand(scratch);
 	if (!wide)
 		return 0;
-	me = &wide->track[scratch->at.slot & (NM_SLOTS - 1)].side[side & 1];
+	me = &wide->track[nm_slot_of(&scratch->at)].side[side & 1];
 	stamped = nm_timestamps(skb, &scratch->packet, &value, &echo);
 	me->probe_value = value;
 	me->probe_seq = end_seq;
@@ -206,13 +202,11 @@ NM_GLOBAL int nm_irregular(struct __sk_buff *skb, u32 side, u32 length, u32 now_
 	u32 slot, end, soon;
 	bool late;
 
-	if (!scratch)
-		return 0;
-	wide = nm_wide_at(&scratch->at);
+	wide = nm_wide_in_hand(scratch);
 	if (!wide)
 		return 0;
 	p = &scratch->packet;
-	slot = scratch->at.slot & (NM_SLOTS - 1);
+	slot = nm_slot_of(&scratch->at);
 	side &= 1;
 	me = &wide->track[slot].side[side];
 	end = p->seq + length;
@@ -250,12 +244,10 @@ NM_GLOBAL int nm_acknowledge(u32 side, bool repeated)
 	struct nm_side *me;
 	u32 slot;
 
-	if (!scratch)
-		return 0;
-	wide = nm_wide_at(&scratch->at);
+	wide = nm_wide_in_hand(scratch);
 	if (!wide)
 		return 0;
-	slot = scratch->at.slot & (NM_SLOTS - 1);
+	slot = nm_slot_of(&scratch->at);
 	side &= 1;
 	me = &wide->track[slot].side[side];
 	detail = &wide->detail[slot];
@@ -277,7 +269,7 @@ static __always_inline void nm_follow(struct __sk_buff *skb, struct nm_bucket *b
 				      u32 side, u32 now_ticks)
 {
 	const struct nm_packet *p = &scratch->packet;
-	u32 slot = scratch->at.slot & (NM_SLOTS - 1), length, end;
+	u32 slot = nm_slot_of(&scratch->at), length, end;
 	struct nm_track *track = &((struct nm_wide *)bucket)->track[slot];
 	struct nm_side *me, *you;
 
@@ -334,13 +326,11 @@ NM_GLOBAL int nm_echo(struct __sk_buff *skb, u32 side)
 	struct nm_side *asks;
 	u32 slot;
 
-	if (!scratch)
-		return 0;
-	wide = nm_wide_at(&scratch->at);
+	wide = nm_wide_in_hand(scratch);
 	if (!wide)
 		return 0;
 	p = &scratch->packet;
-	slot = scratch->at.slot & (NM_SLOTS - 1);
+	slot = nm_slot_of(&scratch->at);
 	side &= 1;
 	if (p->is_request) {
 		asks = &wide->track[slot].side[side];

@@ -60,7 +60,7 @@ static __always_inline u64 nm_traced_flow(const struct nm_packet *p)
 
 	if (!bucket)
 		return 0;
-	slot = at.slot & (NM_SLOTS - 1);
+	slot = nm_slot_of(&at);
 	/* Of a slot that has moved the start is another word. */
 	if (bucket->cold[slot].agent_flags & NM_FLAG_MOVED)
 		return 0;

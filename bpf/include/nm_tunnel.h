@@ -121,7 +121,7 @@ NM_GLOBAL int nm_mark_tunnel(u32 side)
 	bucket = nm_bucket_at(scratch->at.table, scratch->at.bucket);
 	if (!bucket)
 		return 0;
-	slot = scratch->at.slot & (NM_SLOTS - 1);
+	slot = nm_slot_of(&scratch->at);
 	id = nm_flow_id(bucket->tags[slot], bucket->cold[slot].start_ns);
 	/* The next packet finds the flow where it has moved to, and its start is there. */
 	if (bucket->cold[slot].agent_flags & NM_FLAG_MOVED)

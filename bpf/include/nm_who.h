@@ -113,13 +113,11 @@ NM_GLOBAL int nm_ask_who(struct __sk_buff *skb, u32 side, bool ask_receiver)
 	struct nm_wide *wide;
 	u32 *who, found;
 
-	if (!scratch)
-		return 0;
-	wide = (struct nm_wide *)nm_bucket_at(scratch->at.table, scratch->at.bucket);
+	wide = nm_wide_in_hand(scratch);
 	if (!wide)
 		return 0;
 	p = &scratch->packet;
-	who = wide->timing[scratch->at.slot & (NM_SLOTS - 1)].who;
+	who = wide->timing[nm_slot_of(&scratch->at)].who;
 	side &= 1;
 	if (!who[side]) {
 		found = nm_sender(skb, p);
