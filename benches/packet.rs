@@ -86,13 +86,13 @@ fn load(flows: u64, features: &Features) -> (Object, Table) {
 }
 
 fn main() {
-    // `cargo test --benches` passes flags of the test harness: a short run is all it wants.
     let uname = rustix::system::uname();
     println!("kernel {} {}", uname.release().to_string_lossy(), uname.machine().to_string_lossy());
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("\t: unknown");
     println!("cpu{}", model.trim_start_matches(['\t', ' ']));
 
+    // Cargo passes flags of the test harness, too.
     let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let wanted = |name: &str| name.contains(&wanted);
 

@@ -13,8 +13,7 @@ const QUICK: &str = "flow: { active_interval: 200ms, connect_timeout: 1s }\nlog:
 
 /// a 10.1.0.1, .3 and 203.0.113.1 ──veth── 10.1.0.2, .10 to .60 and 203.0.113.2 b
 fn two_hosts() -> Net {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    let net = Net::two_hosts();
     let mac = net.exec("b", "cat /sys/class/net/vb/address");
     let mac = mac.trim();
     net.address("a", "va", "10.1.0.3/24");

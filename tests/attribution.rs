@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::agent::Agent;
 use common::cgroup::Cgroup;
@@ -36,19 +36,13 @@ while True: threading.Thread(target=serve, args=(l.accept()[0],), daemon=True).s
     ))
 }
 
-/// Waits until a port is bound.
-fn bound(net: &Net, ns: &str, kind: &str, port: u16) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !net.exec(ns, &format!("ss -Hln{kind} 'sport = :{port}'")).contains(&format!(":{port}")) {
-        assert!(Instant::now() < deadline, "nobody binds port {port}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn start(net: &Net, ns: &str, kind: &str, port: u16, line: &str) -> Background {
-    let server = net.spawn(ns, line);
-    bound(net, ns, kind, port);
-    server
+/// Reads UDP and never answers.
+fn sink(port: u16) -> String {
+    python(&format!(
+        "import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((\\\"0.0.0.0\\\", {port}))
+while True: s.recvfrom(999)"
+    ))
 }
 
 /// The one flow with this port, once it is there.
@@ -68,7 +62,7 @@ fn flow(agent: &Agent<'_>, port: u16, filters: &[&str]) -> Value {
 fn processes_are_named_on_both_ends_though_they_are_gone() {
     let net = topology();
     let agent = Agent::start(&net, "host", CONFIG);
-    let server = start(&net, "far", "t", 7001, &echo(FAR, 7001));
+    let server = net.serve("far", ("tcp", 7001), &echo(FAR, 7001));
     // One write, one read, gone.
     let line = "sh -c 'echo $$; exec bash -c \"exec 3<>/dev/tcp/10.77.0.2/7001; echo hello >&3; read -u 3\"'";
     let client: u32 = net.exec("host", line).trim().parse().unwrap();
@@ -91,7 +85,7 @@ fn processes_are_named_on_both_ends_though_they_are_gone() {
 fn connections_to_this_host_have_the_server_name() {
     let net = topology();
     let agent = Agent::start(&net, "host", CONFIG);
-    let server = start(&net, "host", "t", 7002, &echo(HOST, 7002));
+    let server = net.serve("host", ("tcp", 7002), &echo(HOST, 7002));
     net.exec("far", "bash -c 'exec 3<>/dev/tcp/10.77.0.1/7002; echo hello >&3; read -u 3'");
     let told = flow(&agent, 7002, &[]);
     assert_eq!(
@@ -111,13 +105,8 @@ fn datagrams_have_names_at_both_ends_even_if_one_never_answers() {
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((\\\"10.77.0.2\\\", 7003))
 while True: s.sendto(*s.recvfrom(999))",
     );
-    let sink = python(
-        "import socket
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((\\\"0.0.0.0\\\", 7004))
-while True: s.recvfrom(999)",
-    );
-    let _server = start(&net, "far", "u", 7003, &answers);
-    let sink = start(&net, "host", "u", 7004, &sink);
+    let _server = net.serve("far", ("udp", 7003), &answers);
+    let sink = net.serve("host", ("udp", 7004), &sink(7004));
     net.exec(
         "host",
         "bash -c 'exec 3<>/dev/udp/10.77.0.2/7003; echo hello >&3; exec timeout 5 head -c1 <&3'",
@@ -146,12 +135,7 @@ fn a_wildcard_socket_of_this_host_is_not_taken_for_the_one_that_a_datagram_goes_
     net.exec("left", "ip route add default via 10.78.0.1");
     net.exec("far", "ip route add default via 10.77.0.1");
     let agent = Agent::start(&net, "host", CONFIG);
-    let sink = python(
-        "import socket
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((\\\"0.0.0.0\\\", 7005))
-while True: s.recvfrom(999)",
-    );
-    let _mistaken = start(&net, "host", "u", 7005, &sink);
+    let _mistaken = net.serve("host", ("udp", 7005), &sink(7005));
     net.exec("left", "bash -c 'exec 3<>/dev/udp/10.77.0.2/7005; echo hello >&3'");
     let told = flow(&agent, 7005, &[]);
     assert_eq!(
@@ -166,8 +150,8 @@ while True: s.recvfrom(999)",
 fn units_and_containers_are_known_after_their_cgroups_are_gone() {
     let net = topology();
     let agent = Agent::start(&net, "host", CONFIG);
-    let _server = start(&net, "far", "t", 7006, &echo(FAR, 7006));
-    let _other = start(&net, "far", "t", 7007, &echo(FAR, 7007));
+    let _server = net.serve("far", ("tcp", 7006), &echo(FAR, 7006));
+    let _other = net.serve("far", ("tcp", 7007), &echo(FAR, 7007));
     let unit = format!("nmtest-{}.service", std::process::id());
     let id = format!("{:064x}", u128::from(std::process::id()) << 64 | 0xabc);
     let client = |port| format!("bash -c \"exec 3<>/dev/tcp/10.77.0.2/{port}; echo hello >&3; read -u 3\"");
@@ -209,7 +193,7 @@ fn sockets_that_are_older_than_the_agent_are_named() {
     let net = topology();
     let unit = format!("nmolder-{}.service", std::process::id());
     let service = Cgroup::new(&format!("system.slice/{unit}"));
-    let server = start(&net, "host", "t", 7008, &echo(HOST, 7008));
+    let server = net.serve("host", ("tcp", 7008), &echo(HOST, 7008));
     let talk = python(
         "import socket, time
 s = socket.create_connection((\\\"10.77.0.1\\\", 7008))
@@ -232,7 +216,7 @@ while True: s.sendall(b\\\"x\\\"); s.recv(9); time.sleep(0.1)",
 fn threads_go_by_their_process_name() {
     let net = topology();
     let agent = Agent::start(&net, "host", CONFIG);
-    let _server = start(&net, "far", "t", 7009, &echo(FAR, 7009));
+    let _server = net.serve("far", ("tcp", 7009), &echo(FAR, 7009));
     let threaded = python(
         "import socket, threading, ctypes
 def run():
@@ -281,7 +265,7 @@ fn switched_off_nothing_is_attached_and_nobody_is_named() {
     const SOCKET_STORAGE: &str = "map_type:\t24";
     const LINK: &str = "link_type:\tcgroup";
     let net = topology();
-    let _server = start(&net, "far", "t", 7010, &echo(FAR, 7010));
+    let _server = net.serve("far", ("tcp", 7010), &echo(FAR, 7010));
     let client = "bash -c 'exec 3<>/dev/tcp/10.77.0.2/7010; echo hello >&3; read -u 3'";
     let agent = Agent::start(&net, "host", CONFIG);
     let on = held(agent.pid());

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::agent::Agent;
+use common::agent::{Agent, Held};
 use common::net::{Net, run};
 
 fn attached(agent: &Agent<'_>) -> usize {
@@ -13,11 +13,6 @@ fn attached(agent: &Agent<'_>) -> usize {
         .iter()
         .filter(|i| i["attach"] != "failed")
         .count()
-}
-
-fn open_files(agent: &Agent<'_>) -> (usize, usize) {
-    let count = |what: &str| std::fs::read_dir(format!("/proc/{}/{what}", agent.pid())).unwrap().count();
-    (count("fd"), count("task"))
 }
 
 #[test]
@@ -32,7 +27,7 @@ fn hundreds_of_interfaces_are_followed_and_leave_nothing_behind() {
         run(&format!("ip -n {a} -batch {}", file.display()));
         std::fs::remove_file(file).unwrap();
     };
-    let mut before = None;
+    let mut before: Option<Held> = None;
     for round in 0..3 {
         batch("add", &|n| format!("link add v{n} type veth peer name w{n} netns {b}"));
         batch("up", &|n| format!("link set v{n} up"));
@@ -53,14 +48,12 @@ fn hundreds_of_interfaces_are_followed_and_leave_nothing_behind() {
         agent.wait("all gone", 20, |agent| attached(agent) == 0);
         agent.assert_law();
         // The first round makes what stays: worker threads, the collector's buffers.
-        let now = open_files(&agent);
-        match before {
-            None => before = Some(now),
-            Some(first) => assert!(
-                now.0 <= first.0 + 2 && now.1 <= first.1 + 2,
-                "{first:?} files and threads, now {now:?}"
-            ),
-        }
+        let now = agent.held();
+        let first = *before.get_or_insert(now);
+        assert!(
+            now.files <= first.files + 2 && now.threads <= first.threads + 2,
+            "{first:?} held, now {now:?}"
+        );
     }
     let books = agent.books();
     assert!(

@@ -14,13 +14,6 @@ use common::agent::{Agent, Held};
 use common::net::Net;
 use common::random::Random;
 
-/// a 10.1.0.1 ──veth── 10.1.0.2 b
-fn two_hosts() -> Net {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
-    net
-}
-
 /// What is asked rightly.
 const ASKED: [&str; 8] = [
     "GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n",
@@ -103,7 +96,7 @@ fn wait_released(agent: &Agent<'_>, before: Held, more_kib: u64, seconds: u64) {
 
 #[test]
 fn thousands_of_malformed_requests_change_nothing_for_others() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "flow: { active_interval: 200ms }");
     net.exec("a", "ping -q -c 3 -i 0.05 -W 5 10.1.0.2");
     let socket = agent.socket();
@@ -158,7 +151,7 @@ fn thousands_of_malformed_requests_change_nothing_for_others() {
 
 #[test]
 fn clients_that_do_not_wait_start_no_more_work_than_is_being_done() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "log: { level: error }");
     let socket = agent.socket();
     let before = agent.held();
@@ -213,7 +206,7 @@ for byte in range(600):
 
 #[test]
 fn connections_that_never_finish_are_bounded_closed_and_no_hindrance_to_scrapes() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "flow: { active_interval: 200ms }");
     net.exec("a", "ping -q -c 3 -i 0.05 -W 5 10.1.0.2");
     agent.assert_law();
@@ -237,7 +230,7 @@ fn connections_that_never_finish_are_bounded_closed_and_no_hindrance_to_scrapes(
 
 #[test]
 fn ten_thousand_scrapes_leave_the_agent_as_it_was() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "flow: { active_interval: 200ms }");
     net.exec("a", "ping -q -c 3 -i 0.05 -W 5 10.1.0.2");
     let scrape = |times: u32, header: &str| {

@@ -8,13 +8,6 @@ use common::net::Net;
 
 const CLSACT: &str = "capture: { attach: clsact }";
 
-/// a 10.1.0.1 ──veth── 10.1.0.2 b
-fn two_hosts() -> Net {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
-    net
-}
-
 fn filters(net: &Net) -> String {
     net.exec("a", "tc filter show dev va ingress; tc filter show dev va egress")
 }
@@ -38,7 +31,7 @@ fn ping(net: &Net) {
 
 #[test]
 fn a_killed_run_is_cleared_up_and_a_foreign_filter_stays() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     add_foreign(&net, "egress", 7, "pass");
     let foreign = |net: &Net| filters(net).contains("pref 7");
     let agent = Agent::start(&net, "a", CLSACT);
@@ -69,7 +62,7 @@ fn a_killed_run_is_cleared_up_and_a_foreign_filter_stays() {
 
 #[test]
 fn a_qdisc_that_we_made_goes_with_us_and_one_with_guests_stays() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", CLSACT);
     agent.stop();
     assert!(!net.exec("a", "tc qdisc show dev va").contains("clsact"), "ours alone: gone");
@@ -82,7 +75,7 @@ fn a_qdisc_that_we_made_goes_with_us_and_one_with_guests_stays() {
 #[test]
 fn a_foreign_drop_behind_us_hides_nothing_and_still_drops() {
     for attach in ["tcx", "clsact"] {
-        let net = two_hosts();
+        let net = Net::two_hosts();
         add_foreign(&net, "egress", 7, "drop");
         let agent = Agent::start(&net, "a", &format!("capture: {{ attach: {attach} }}"));
         // The sender is told of the drop (ENOBUFS).
@@ -97,7 +90,7 @@ fn a_foreign_drop_behind_us_hides_nothing_and_still_drops() {
 
 #[test]
 fn two_agents_do_not_share_a_socket() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "");
     let second = net
         .command(
@@ -109,25 +102,4 @@ fn two_agents_do_not_share_a_socket() {
     assert_eq!(second.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&second.stderr).contains("another netmon answers on"));
     agent.stop();
-}
-
-#[test]
-fn without_rights_it_says_which_and_exits_with_3() {
-    let net = Net::new(&["a"]);
-    let output = net
-        .command(
-            "a",
-            &format!(
-                "setpriv --reuid 65534 --clear-groups --inh-caps=-all --bounding-set=-all {}",
-                env!("CARGO_BIN_EXE_netmon")
-            ),
-        )
-        .output()
-        .unwrap();
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(3), "{message}");
-    assert!(
-        message.contains("CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON") && message.contains("sudo netmon"),
-        "{message}"
-    );
 }

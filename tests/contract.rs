@@ -5,10 +5,9 @@
 mod common;
 
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use common::agent::Agent;
-use common::net::{Background, Net};
+use common::net::{Background, Net, until};
 use netmon::config::{Config, Inputs, Origin};
 use serde_json::Value;
 
@@ -185,12 +184,10 @@ fn the_configuration_has_the_keys_and_defaults_that_are_promised() {
 
 #[test]
 fn records_metrics_and_pages_have_the_names_that_are_promised() {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "flow: { active_interval: 200ms }");
-    let _server =
-        net.spawn("b", "python3 -m http.server 8000 --bind 10.1.0.2 --directory /usr/share/common-licenses");
-    agent.wait("the server", 10, |_| !net.exec("b", "ss -Hltn sport = :8000").is_empty());
+    let line = "python3 -m http.server 8000 --bind 10.1.0.2 --directory /usr/share/common-licenses";
+    let _server = net.serve("b", ("tcp", 8000), line);
     net.exec("a", "curl -sf -o /dev/null http://10.1.0.2:8000/GPL-3; ping -q -c 1 10.1.0.2");
     agent.wait("both flows", 10, |agent| agent.flows(&["--port", "8000"]).len() == 1);
     let flows = agent.flows(&[]);
@@ -250,32 +247,21 @@ fn alone(net: &Net, namespace: &str, arguments: &str) -> Background {
     )
 }
 
-fn wait(what: &str, mut condition: impl FnMut() -> bool) {
-    for _ in 0..200 {
-        if condition() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    panic!("waited in vain for {what}");
-}
-
 #[test]
 fn with_no_arguments_and_no_file_it_watches_what_matters_and_serves_this_host() {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    let net = Net::two_hosts();
     let _host = alone(&net, "a", "");
     let _node = alone(&net, "b", "--mode kubernetes");
     let watched = |count: u32| {
         let page = net.command("a", "curl -s -m 5 http://127.0.0.1:9090/metrics").output().unwrap().stdout;
         String::from_utf8_lossy(&page).contains(&format!("\nnetmon_interfaces_attached {count}\n"))
     };
-    wait("its one interface; loopback is left out", || watched(1));
+    until("its one interface; loopback is left out", 20, || watched(1));
     net.exec("a", "ip link add extra type veth peer name far; ip link set extra up; ip link set far up");
-    wait("two more", || watched(3));
+    until("two more", 20, || watched(3));
     net.exec("a", "ip link del extra");
-    wait("two less", || watched(1));
+    until("two less", 20, || watched(1));
     let listening = |namespace: &str| net.exec(namespace, "ss -Hltn sport = :9090");
     assert!(listening("a").contains(" 127.0.0.1:9090 "), "{}", listening("a"));
-    wait("a node's pages", || listening("b").contains(" 0.0.0.0:9090 "));
+    until("a node's pages", 20, || listening("b").contains(" 0.0.0.0:9090 "));
 }

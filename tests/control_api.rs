@@ -3,35 +3,20 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Command, Output, Stdio};
+use std::io::Read;
+use std::os::unix::net::UnixListener;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::agent::Agent;
 use common::net::Net;
 use serde_json::Value;
 
-/// a 10.1.0.1 ──veth── 10.1.0.2 b
-fn two_hosts() -> Net {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
-    net
-}
-
-fn cli(agent: &Agent<'_>, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
-        .arg("--socket")
-        .arg(agent.socket())
-        .args(arguments)
-        .output()
-        .unwrap()
-}
-
-fn text(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
+/// What the client prints.
+fn text(agent: &Agent<'_>, arguments: &[&str]) -> String {
+    let (status, text, words) = agent.cli_text(arguments);
+    assert_eq!(status, 0, "{words}");
+    text
 }
 
 /// One flow each of UDP (ports 1000 to 1004), an echo, and a refused TCP connection.
@@ -45,7 +30,7 @@ fn traffic(net: &Net, agent: &Agent<'_>) {
 
 #[test]
 fn every_filter_shows_its_flows_and_no_others() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "flow: { active_interval: 200ms }");
     traffic(&net, &agent);
     let count = |filters: &[&str]| agent.flows(filters).len();
@@ -75,15 +60,15 @@ fn every_filter_shows_its_flows_and_no_others() {
 
 #[test]
 fn answers_come_as_tables_json_and_lines() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "flow: { active_interval: 200ms }");
     traffic(&net, &agent);
-    let table = text(&cli(&agent, &["flows", "list", "--status", "failed"]));
+    let table = text(&agent, &["flows", "list", "--status", "failed"]);
     assert!(table.contains("failed refused") && table.contains("10.1.0.2:81"), "{table}");
-    let lines = text(&cli(&agent, &["flows", "dump", "--protocol", "udp", "-o", "ndjson"]));
+    let lines = text(&agent, &["flows", "dump", "--protocol", "udp", "-o", "ndjson"]);
     assert_eq!(lines.lines().count(), 5);
     assert!(lines.lines().all(|line| serde_json::from_str::<netmon::flow::record::FlowRecord>(line).is_ok()));
-    let status = text(&cli(&agent, &["status"]));
+    let status = text(&agent, &["status"]);
     for part in ["every packet has its outcome", "va", "tcx", "ready      yes", "by ringbuf"] {
         assert!(status.contains(part), "{part} in {status}");
     }
@@ -93,15 +78,14 @@ fn answers_come_as_tables_json_and_lines() {
         (&5.into(), &true)
     );
     assert_eq!(stats["top_talkers"][0]["src"], "10.1.0.1");
-    assert!(text(&cli(&agent, &["stats", "flows"])).contains("TOP TALKERS"));
+    assert!(text(&agent, &["stats", "flows"]).contains("TOP TALKERS"));
     agent.stop();
 }
 
 /// What a follower of the agent is told while `traffic` runs, until the agent ends.
 fn followed(agent: Agent<'_>, filters: &[&str], traffic: impl FnOnce(&Agent<'_>)) -> Vec<Value> {
-    let follower = Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
-        .arg("--socket")
-        .arg(agent.socket())
+    let follower = agent
+        .client()
         .args(["flows", "dump", "--follow", "--output", "ndjson"])
         .args(filters)
         .stdout(Stdio::piped())
@@ -117,7 +101,7 @@ fn followed(agent: Agent<'_>, filters: &[&str], traffic: impl FnOnce(&Agent<'_>)
 
 #[test]
 fn a_following_dump_shows_what_comes_and_ends_with_the_agent() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "flow: { active_interval: 200ms }");
     let told = followed(agent, &["--protocol", "icmp"], |_| {
         net.exec("a", "ping -q -c 2 -i 0.3 10.1.0.2");
@@ -132,13 +116,12 @@ fn interrupt(child: &Child) {
 
 #[test]
 fn json_that_goes_on_is_whole_when_ctrl_c_ends_it() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let off = "features: { drop_monitoring: { enabled: false } }";
     let agent = Agent::start(&net, "a", &format!("flow: {{ active_interval: 200ms }}\n{off}"));
     for command in [&["flows", "dump", "--follow"][..], &["debug", "packet-trace", "on"]] {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
-            .arg("--socket")
-            .arg(agent.socket())
+        let mut child = agent
+            .client()
             .args(["--output", "json"])
             .args(command)
             .stdout(Stdio::piped())
@@ -155,7 +138,7 @@ fn json_that_goes_on_is_whole_when_ctrl_c_ends_it() {
         assert!(!array.is_empty(), "{command:?}");
         assert_eq!(child.wait().unwrap().code(), Some(0), "{command:?}");
     }
-    let drops = text(&cli(&agent, &["drops", "-o", "ndjson"]));
+    let drops = text(&agent, &["drops", "-o", "ndjson"]);
     assert!(drops.contains("features.drop_monitoring.enabled is false"), "{drops}");
     agent.stop();
 }
@@ -185,7 +168,7 @@ fn ctrl_c_before_the_end_is_told_and_leaves_no_half_of_a_bundle() {
 
 #[test]
 fn client_ports_are_folded_in_what_followers_get() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "flow: { active_interval: 500ms, aggregation: true }");
     let mut counted = (0, 0);
     let told = followed(agent, &["--protocol", "tcp"], |agent| {
@@ -216,7 +199,7 @@ fn client_ports_are_folded_in_what_followers_get() {
 
 #[test]
 fn what_is_not_accepted_is_named() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "");
     for (arguments, expected) in [
         (
@@ -226,10 +209,8 @@ fn what_is_not_accepted_is_named() {
         (&["flows", "dump", "--cidr", "10.0.0.0/99"], "cidr: `10.0.0.0/99` is not accepted"),
         (&["flows", "dump", "--sort", "colour"], "accepted: bytes, packets, start or duration"),
     ] {
-        let output = cli(&agent, arguments);
-        assert_eq!(output.status.code(), Some(2));
-        let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(message.contains(expected), "{message}");
+        let (status, _, message) = agent.cli_text(arguments);
+        assert!(status == 2 && message.contains(expected), "{status}: {message}");
     }
     agent.stop();
     let output = Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
@@ -241,29 +222,4 @@ fn what_is_not_accepted_is_named() {
         String::from_utf8_lossy(&output.stderr)
             .contains("no netmon agent answers on /nowhere.sock; start one")
     );
-}
-
-#[test]
-fn the_socket_is_for_its_group_only_and_survives_nonsense() {
-    let net = two_hosts();
-    let agent = Agent::start(&net, "a", "");
-    assert_eq!(std::fs::metadata(agent.socket()).unwrap().permissions().mode() & 0o777, 0o660);
-    let long = format!("GET /v1/flows?{} HTTP/1.1\r\n\r\n", "x=y&".repeat(50_000));
-    for nonsense in [
-        "\0\u{1}\u{2}",
-        "GET",
-        "POST /v1/flows HTTP/1.1\r\n\r\n",
-        "GET /../etc HTTP/1.1\r\nhost: x\r\n\r\n",
-        &long,
-    ] {
-        let mut stream = UnixStream::connect(agent.socket()).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        // It may have hung up already.
-        let _ = stream.write_all(nonsense.as_bytes());
-        let _ = stream.read(&mut [0; 512]);
-    }
-    // Forty clients that never finish their request are no hindrance.
-    let _idle: Vec<UnixStream> = (0..40).map(|_| UnixStream::connect(agent.socket()).unwrap()).collect();
-    assert_eq!(agent.cli(&["status"])["ready"], true);
-    agent.stop();
 }

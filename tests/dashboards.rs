@@ -77,8 +77,7 @@ fn python(net: &Net, namespace: &str, script: &str) -> Background {
 #[test]
 fn each_query_of_dashboards_and_rules_returns_data() {
     // a 10.1.0.1 ──veth── 10.1.0.2 b
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    let net = Net::two_hosts();
     net.exec("b", "nft 'add table ip f; add chain ip f i { type filter hook input priority 0; }; add rule ip f i tcp dport 83 drop'");
     let agent = Agent::start(
         &net,

@@ -10,13 +10,6 @@ use common::agent::Agent;
 use common::net::Net;
 use serde_json::Value;
 
-/// a 10.1.0.1 ──veth── 10.1.0.2 b
-fn two_hosts() -> Net {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
-    net
-}
-
 fn get(net: &Net, path: &str) -> Vec<u8> {
     let line = format!("curl -s -f -m 30 'http://127.0.0.1:6060{path}'");
     let output = net.command("a", &line).output().unwrap();
@@ -97,7 +90,7 @@ fn packed(field: &Field) -> Vec<u64> {
 
 #[test]
 fn a_profile_names_functions_and_threads_as_pprof_reads_them() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "debug: { server: '127.0.0.1:6060' }");
     let _busy = net.spawn("a", "sh -c 'while :; do curl -so /dev/null http://127.0.0.1:9090/metrics; done'");
     let profile = get(&net, "/debug/pprof/profile?seconds=3");
@@ -147,7 +140,7 @@ fn a_profile_names_functions_and_threads_as_pprof_reads_them() {
 
 #[test]
 fn flows_and_configuration_are_told_and_wrong_questions_are_refused() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "debug: { server: '127.0.0.1:6060' }\nflow: { max_flows: 4321 }");
     net.exec("a", "ping -q -c 1 10.1.0.2");
     let flows = String::from_utf8(get(&net, "/debug/flows")).unwrap();
@@ -166,7 +159,7 @@ fn flows_and_configuration_are_told_and_wrong_questions_are_refused() {
 
 #[test]
 fn it_is_off_unless_asked_for() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "");
     assert_eq!(status(&net, "/debug/config"), "000");
     assert!(!net.exec("a", "ss -Hltn").contains(":6060"));

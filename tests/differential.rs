@@ -7,7 +7,6 @@
 #[path = "programs/frame.rs"]
 mod frame;
 #[path = "programs/loaded.rs"]
-#[allow(dead_code)]
 mod loaded;
 #[path = "common/random.rs"]
 mod random;

@@ -3,8 +3,6 @@
 
 mod common;
 
-use std::process::Command;
-
 use common::agent::Agent;
 use common::net::{Background, Net};
 use serde_json::{Value, json};
@@ -69,8 +67,7 @@ struct Hosts {
 
 impl Hosts {
     fn new() -> Self {
-        let net = Net::new(&["a", "b"]);
-        net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+        let net = Net::two_hosts();
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in [("resolver.py", RESOLVER), ("ask.py", ASK), ("web.py", WEB)] {
             std::fs::write(folder.path().join(name), text).unwrap();
@@ -78,27 +75,14 @@ impl Hosts {
         Self { net, folder }
     }
 
-    /// Starts a server on b and waits until its TCP port is open.
+    /// Starts a server on b.
     fn serve(&self, script: &str, port: u16) -> Background {
-        let server = self.net.spawn("b", &format!("python3 {}/{script}", self.folder.path().display()));
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while !self.net.exec("b", "ss -Hltn").contains(&format!(":{port} ")) {
-            assert!(std::time::Instant::now() < deadline, "{script} does not listen");
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
-        server
+        self.net.serve("b", ("tcp", port), &format!("python3 {}/{script}", self.folder.path().display()))
     }
 
     fn ask(&self, arguments: &str) {
         self.net.exec("a", &format!("python3 {}/ask.py {arguments}", self.folder.path().display()));
     }
-}
-
-fn table(agent: &Agent<'_>, what: &str) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_netmon-cli"));
-    let output = command.arg("--socket").arg(agent.socket()).args(["stats", what]).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[test]
@@ -135,7 +119,7 @@ fn dns_is_counted_by_type_and_rcode_and_timed() {
 
     let stats = agent.cli(&["stats", "dns"]);
     assert_eq!((&stats["unanswered"], &stats["queries"]["A"]), (&json!(1), &json!(3)), "{stats:#}");
-    let shown = table(&agent, "dns");
+    let (_, shown, _) = agent.cli_text(&["stats", "dns"]);
     assert!(shown.contains("6 queries, 5 responses") && shown.contains("nxdomain"), "{shown}");
 
     let mut flows: Vec<Value> =
@@ -192,7 +176,7 @@ fn http_is_counted_by_server_and_class_and_timed() {
     let stats = agent.cli(&["stats", "http"]);
     assert_eq!(stats["servers"][0]["dst"], "10.1.0.2:8080", "{stats:#}");
     assert_eq!(stats["servers"][0]["responses"]["4xx"], 4, "{stats:#}");
-    let shown = table(&agent, "http");
+    let (_, shown, _) = agent.cli_text(&["stats", "http"]);
     assert!(shown.contains("10.1.0.2:8080") && shown.contains("other"), "{shown}");
     agent.stop();
 }
@@ -210,9 +194,7 @@ fn protocols_that_are_left_out_are_not_looked_at() {
         !metrics.0.keys().any(|series| series.starts_with("netmon_dns") || series.starts_with("netmon_http"))
     );
     assert_eq!(agent.flows(&["--port", "53"])[0]["dns"], Value::Null);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_netmon-cli"));
-    let output = command.arg("--socket").arg(agent.socket()).args(["stats", "dns"]).output().unwrap();
-    let words = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && words.contains("features.protocol_detection"), "{words}");
+    let (status, _, words) = agent.cli_text(&["stats", "dns"]);
+    assert!(status != 0 && words.contains("features.protocol_detection"), "{words}");
     agent.stop();
 }

@@ -16,13 +16,6 @@ use serde_json::Value;
 
 const CLI: &str = env!("CARGO_BIN_EXE_netmon-cli");
 
-/// a 10.1.0.1 ──veth── 10.1.0.2 b
-fn two_hosts() -> Net {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
-    net
-}
-
 /// netmon-cli in the namespace, and what it found.
 fn examine(net: &Net, prefix: &str, arguments: &str) -> (Output, Vec<Value>) {
     let output = net.command("a", &format!("{prefix} {CLI} --output json {arguments}")).output().unwrap();
@@ -48,7 +41,7 @@ fn failed(found: &[Value]) -> Vec<&Value> {
 
 #[test]
 fn a_healthy_agent_passes_and_who_else_is_there_is_named() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "");
     add_filter(&net, ("a", "va"), "ingress", 7, "pass");
     net.exec("a", "ping -q -c 2 -i 0.05 10.1.0.2");
@@ -92,7 +85,7 @@ fn a_healthy_agent_passes_and_who_else_is_there_is_named() {
 
 #[test]
 fn packets_that_somebody_ahead_swallows_are_missed_and_the_culprit_is_named() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     add_filter(&net, ("a", "va"), "ingress", 1, "drop");
     let agent = Agent::start(&net, "a", "capture: { attach: clsact }");
     let _flood = net.spawn("b", "ping -q -i 0.002 10.1.0.1");
@@ -107,7 +100,7 @@ fn packets_that_somebody_ahead_swallows_are_missed_and_the_culprit_is_named() {
 
 #[test]
 fn a_hook_that_was_cleared_behind_our_back_fails() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "capture: { attach: clsact }");
     assert!(failed(&doctor(&agent, &net).1).is_empty());
     net.exec("a", "tc qdisc del dev va clsact");
@@ -120,7 +113,7 @@ fn a_hook_that_was_cleared_behind_our_back_fails() {
 
 #[test]
 fn with_no_agent_it_tells_what_would_be_in_the_way() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("none.sock");
     let file = folder.path().join("netmon.yaml");
@@ -187,7 +180,7 @@ fn unpack(archive: &Path) -> (Vec<String>, HashMap<String, String>) {
 
 #[test]
 fn a_support_bundle_holds_what_its_list_says_and_no_addresses_if_so_asked() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "log: { level: debug }");
     net.exec("a", "ping -q -c 1 10.1.0.2");
     let folder = tempfile::tempdir().unwrap();

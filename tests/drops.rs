@@ -18,20 +18,9 @@ fn pair(net: Net) -> Net {
     net
 }
 
-/// So many datagrams of one socket. A firewall's refusal is no error.
-fn send_udp(net: &Net, from: &str, address: &str, port: u16, count: u32, bytes: u32) {
-    let family = if address.contains(':') { "AF_INET6" } else { "AF_INET" };
-    net.exec(
-        from,
-        &format!(
-            "python3 -c \"
-import socket
-s=socket.socket(socket.{family},socket.SOCK_DGRAM)
-for i in range({count}):
-    try: s.sendto(b'u'*{bytes},('{address}',{port}))
-    except (PermissionError,ConnectionRefusedError): pass\""
-        ),
-    );
+/// So many datagrams of one socket.
+fn send_udp(net: &Net, from: &str, address: &str, port: u16, count: usize, bytes: usize) {
+    net.send_udp(from, address, std::iter::repeat_n(port, count), bytes);
 }
 
 /// Packets dropped by reason and interface.
@@ -103,14 +92,14 @@ fn drops_have_the_kernels_reason_the_interface_and_the_flow() {
     assert_eq!(flow_drops(&agent, "10.61.1.1", 61012), json!({"packets": 2, "last_reason": "tcp_csum"}));
 
     // A program that does not read: the buffer's word for its device serves another purpose by then.
-    let reader = net.spawn(
+    let reader = net.serve(
         "a",
+        ("udp", 61014),
         "python3 -c \"
 import socket,time
 s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.setsockopt(socket.SOL_SOCKET,socket.SO_RCVBUF,4096)
 s.bind(('',61014)); time.sleep(60)\"",
     );
-    agent.wait("the reader to listen", 10, |_| net.exec("a", "ss -Huln").contains(":61014"));
     send_udp(&net, "b", "10.61.1.1", 61014, 100, 500);
     let full = net.snmp("a", "Udp", "RcvbufErrors");
     assert!(full > 50, "{full} datagrams found the buffer full");
@@ -130,14 +119,7 @@ s.bind(('',61014)); time.sleep(60)\"",
     };
     assert!(answer["evidence"].as_array().unwrap().iter().any(told), "{answer:#}");
 
-    let table = String::from_utf8(
-        std::process::Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
-            .args(["--socket", agent.socket().to_str().unwrap(), "drops"])
-            .output()
-            .unwrap()
-            .stdout,
-    )
-    .unwrap();
+    let (_, table, _) = agent.cli_text(&["drops"]);
     let line = table.lines().find(|line| line.contains("tcp_csum") && line.contains("va")).unwrap();
     let words: Vec<&str> = line.split_whitespace().collect();
     assert_eq!(words[1..6], ["va", "2", "wrong", "TCP", "checksum:"], "{table}");
@@ -152,14 +134,14 @@ fn what_was_delivered_was_not_dropped() {
     let agent = Agent::start(&net, "a", QUICK);
     let sniffer = net.spawn("a", "python3 -c \"import socket,time; s=socket.socket(socket.AF_PACKET,socket.SOCK_RAW,0x300); time.sleep(60)\"");
     agent.wait("the sniffer", 10, |_| net.exec("a", "cat /proc/net/packet").lines().count() > 1);
-    let server = net.spawn(
+    let server = net.serve(
         "a",
+        ("tcp", 61060),
         "python3 -c \"
 import socket
 s=socket.create_server(('',61060)); c,_=s.accept(); d=c.recv(9); c.sendall(d); c.close()
 c,_=s.accept(); c.recv(9); c.setsockopt(socket.SOL_SOCKET,socket.SO_LINGER,b'\\1\\0\\0\\0\\0\\0\\0\\0'); c.close()\"",
     );
-    agent.wait("the server", 10, |_| net.exec("a", "ss -Htln").contains(":61060"));
     net.exec(
         "b",
         "python3 -c \"

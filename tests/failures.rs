@@ -49,16 +49,6 @@ fn connect(net: &Net, address: &str) -> common::net::Background {
     net.spawn("a", &format!("python3 -c \"import socket; socket.create_connection(('{address}',80),3)\""))
 }
 
-fn send_udp(net: &Net, address: &str) {
-    let family = if address.contains(':') { "AF_INET6" } else { "AF_INET" };
-    net.exec(
-        "a",
-        &format!(
-            "python3 -c \"import socket; socket.socket(socket.{family},socket.SOCK_DGRAM).sendto(b'u',('{address}',9))\""
-        ),
-    );
-}
-
 /// The flow of a protocol to an address, live or ended, once it has failed.
 fn failed(agent: &Agent<'_>, protocol: &str, address: &str) -> Value {
     let mut found = Value::Null;
@@ -83,7 +73,7 @@ fn icmp_errors_name_the_flow_that_they_quote() {
     ];
     for (address, reason, errors) in &cases {
         let client = connect(&net, address);
-        send_udp(&net, address);
+        net.send_udp("a", address, [9], 1);
         for protocol in ["tcp", "udp"] {
             let flow = failed(&agent, protocol, address);
             assert_eq!((&flow["reason"], &flow["icmp_errors"]), (&json!(reason), errors), "{flow:#}");
@@ -91,7 +81,7 @@ fn icmp_errors_name_the_flow_that_they_quote() {
         drop(client);
     }
     for address in ["10.2.0.2", "fd02::2"] {
-        send_udp(&net, address);
+        net.send_udp("a", address, [9], 1);
         let flow = failed(&agent, "udp", address);
         assert_eq!(
             (&flow["reason"], &flow["icmp_errors"]),
@@ -133,14 +123,14 @@ fn errors_about_what_was_answered_are_no_failures() {
     // Answered once before the path shows itself to be narrower, and with a hop limit that does not suffice later.
     net.exec("a", "ping -q -c 1 -e 7 10.2.0.2; ping -q -c 1 -e 7 -M do -s 1450 10.2.0.2; ping -q -c 1 -e 8 -t 1 10.2.0.2; true");
     // The client is gone when the answer comes: its kernel says so.
-    let server = net.spawn(
+    let server = net.serve(
         "b",
+        ("udp", 9),
         "python3 -c \"
 import socket,time
 s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.bind(('',9)); d,a=s.recvfrom(9); time.sleep(0.3); s.sendto(b'late',a)\"",
     );
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    send_udp(&net, "10.2.0.2");
+    net.send_udp("a", "10.2.0.2", [9], 1);
     server.wait();
     agent.assert_law();
     let flow = |what: &str, found: &dyn Fn(&Value) -> bool| -> Value {

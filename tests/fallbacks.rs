@@ -112,20 +112,6 @@ const DATAGRAM_FLOWS: usize = 10;
 /// From c and r to ports of r and s where nobody listens.
 const LOST: u64 = 4;
 
-/// Sends back what it gets on port 80.
-const SERVER: &str = "python3 -c \"
-import socket,threading
-u=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); u.bind(('',80))
-def udp():
-    while True:
-        d,p=u.recvfrom(2048); u.sendto(d,p)
-threading.Thread(target=udp,daemon=True).start()
-s=socket.socket(); s.bind(('',80)); s.listen(64)
-while True:
-    c,_=s.accept()
-    while d:=c.recv(65536): c.sendall(d)
-    c.close()\"";
-
 fn talk(net: &Net) {
     net.exec(
         "c",
@@ -170,9 +156,8 @@ fn number(value: &Value) -> u64 {
 
 fn all_is_told_but_for(forced: &Forced) {
     let net = routed();
-    let _server = net.spawn("s", SERVER);
+    let _server = net.echo("s", 80);
     let agent = Agent::start(&net, "r", &forced.settings());
-    agent.wait("the server to listen", 10, |_| !net.exec("s", "ss -Hltn sport = :80").is_empty());
     talk(&net);
 
     // A conversation is one flow, or one by each of its pairs of addresses.

@@ -9,16 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::agent::Agent;
-use common::net::{Net, run};
+use common::net::{Net, run, until};
 use jiff::Timestamp;
 use netmon::kernel::neighbours;
-
-/// a 10.1.0.1 ──veth── 10.1.0.2 b
-fn two_hosts() -> Net {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
-    net
-}
 
 fn ping(net: &Net, count: u32) {
     net.exec("a", &format!("ping -q -c {count} -i 0.05 -W 5 10.1.0.2"));
@@ -43,7 +36,7 @@ fn fill(folder: &Path) -> PathBuf {
 #[test]
 fn lines_that_a_full_disk_does_not_take_are_counted_and_told_of_when_it_takes_lines_again() {
     for format in ["text", "json"] {
-        let net = two_hosts();
+        let net = Net::two_hosts();
         let config = format!("log: {{ format: {format} }}\nflow: {{ active_interval: 200ms }}");
         // Its own mount: gone with it.
         let agent = Agent::start_after(
@@ -114,7 +107,7 @@ fn a_disk_that_takes_no_socket_is_told_of_and_one_that_takes_no_words_changes_no
 
 #[test]
 fn a_bundle_or_a_dump_that_finds_no_room_says_so_and_leaves_no_half_of_it() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "");
     let cli = format!("{} --socket {}", env!("CARGO_BIN_EXE_netmon-cli"), agent.socket().display());
     // Room for the beginning of a bundle.
@@ -140,7 +133,7 @@ fn a_bundle_or_a_dump_that_finds_no_room_says_so_and_leaves_no_half_of_it() {
 
 #[test]
 fn a_wall_clock_that_is_set_is_followed_and_no_flow_ends_or_lasts_longer_for_it() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let folder = tempfile::tempdir().unwrap();
     let (shim, step) = (folder.path().join("realtime.so"), folder.path().join("step"));
     run(&format!("cc -shared -fPIC -o {} tests/faults/realtime.c", shim.display()));
@@ -202,18 +195,10 @@ fn count_on(net: &Net, indices: &[u32]) -> usize {
     })
 }
 
-fn until(what: &str, seconds: u64, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(seconds);
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within {seconds} s: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 #[test]
 fn killed_at_any_stage_of_its_start_it_leaves_nothing_that_hinders_the_next() {
     for attach in ["tcx", "clsact"] {
-        let net = two_hosts();
+        let net = Net::two_hosts();
         // Enough interfaces for a kill amid their attaching.
         for n in 0..10 {
             net.veth(("a", &format!("d{n}"), ""), ("b", &format!("e{n}"), ""));
@@ -278,7 +263,7 @@ fn killed_at_any_stage_of_its_start_it_leaves_nothing_that_hinders_the_next() {
 
 #[test]
 fn two_agents_by_tcx_count_each_for_itself_and_the_death_of_one_does_not_touch_the_other() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let first = Agent::start(&net, "a", "flow: { active_interval: 200ms }");
     // Sharing a port is refused, with the way out.
     let folder = Arc::new(tempfile::tempdir().unwrap());
@@ -308,7 +293,7 @@ fn two_agents_by_tcx_count_each_for_itself_and_the_death_of_one_does_not_touch_t
 
 #[test]
 fn a_second_agent_by_clsact_is_told_whose_the_filters_are_and_takes_over_when_that_one_is_gone() {
-    let net = two_hosts();
+    let net = Net::two_hosts();
     let first = Agent::start(&net, "a", "capture: { attach: clsact }\nflow: { active_interval: 200ms }");
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let config = "capture: { attach: clsact }\nexport: { prometheus: { port: 9191 } }\nflow: { active_interval: 200ms }";

@@ -16,8 +16,7 @@ const AMPLE: &str = "resources.cpu_limit=64";
 const TINY: &str = "resources.cpu_limit=0.00001";
 
 fn pair() -> Net {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    let net = Net::two_hosts();
     // Nobody answers there.
     net.exec("a", "ip neigh replace 10.1.0.3 lladdr 02:00:00:00:00:03 dev va nud permanent");
     net

@@ -3,15 +3,15 @@
 //! Needs root (CAP_NET_ADMIN, CAP_SYS_ADMIN) and iproute2; without them these tests fail and say so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use common::net::Net;
 use netmon::interfaces::{Event, FollowCounters, Follower, HostAddresses, Interface, Selection};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -20,22 +20,19 @@ use tokio::time::timeout;
 static ALONE: Mutex<()> = Mutex::new(());
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// A network namespace, removed with all that is in it when dropped.
-struct Namespace(String);
+/// A network namespace as it is when it is new.
+struct Namespace(Net);
 
 impl Namespace {
     fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("nm-interfaces-{}-{number}", std::process::id());
-        match Command::new("ip").args(["netns", "add", &name]).output() {
-            Ok(output) if output.status.success() => Self(name),
-            Ok(output) => panic!(
-                "this test needs root: \"ip netns add {name}\" says: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            ),
-            Err(error) => panic!("this test needs iproute2: \"ip\" can't be run: {error}"),
-        }
+        let net = Net::new(&["n"]);
+        let ipv6 = "net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0";
+        net.exec("n", &format!("ip link set lo down && sysctl -qw {ipv6}"));
+        Self(net)
+    }
+
+    fn name(&self) -> String {
+        self.0.name("n")
     }
 
     /// Runs `ip` commands in it, a line each.
@@ -52,21 +49,15 @@ impl Namespace {
     }
 
     async fn ip(&self, commands: impl Into<String>) {
-        let (name, commands) = (self.0.clone(), commands.into());
+        let (name, commands) = (self.name(), commands.into());
         tokio::task::spawn_blocking(move || Self::ip_now(&name, &commands)).await.unwrap();
     }
 
     /// Runs a test on a thread of its own that has moved into the namespace.
-    fn run(test: impl AsyncFnOnce(&Namespace) + Send + 'static) {
-        let alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    fn run(test: impl AsyncFnOnce(&Namespace) + Send) {
+        let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let namespace = Self::new();
-        let outcome = std::thread::spawn(move || {
-            let handle = File::open(format!("/run/netns/{}", namespace.0)).unwrap();
-            rustix::thread::move_into_link_name_space(
-                handle.as_fd(),
-                Some(rustix::thread::LinkNameSpaceType::Network),
-            )
-            .expect("this test needs root: it can't move into its network namespace");
+        namespace.0.inside("n", || {
             // One thread for `ip`, so that the pool's own growth is not mistaken for a leak.
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .max_blocking_threads(1)
@@ -74,18 +65,7 @@ impl Namespace {
                 .build()
                 .unwrap();
             runtime.block_on(test(&namespace));
-        })
-        .join();
-        drop(alone);
-        if let Err(panic) = outcome {
-            std::panic::resume_unwind(panic);
-        }
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+        });
     }
 }
 
@@ -206,9 +186,9 @@ fn a_veth_is_followed_through_its_life() {
         assert!(matches!(&both, [Event::Appeared(_), Event::Gone { name, .. }] if name == "lo"), "{both:?}");
 
         let there = Namespace::new();
-        here.ip(format!("link set first netns {}", there.0)).await;
+        here.ip(format!("link set first netns {}", there.name())).await;
         followed.gone("first").await;
-        there.ip(format!("link set first netns {}", here.0)).await;
+        there.ip(format!("link set first netns {}", here.name())).await;
         here.ip("link set first up").await;
         followed.appeared("first").await;
 
@@ -231,7 +211,7 @@ fn a_rename_while_up_is_a_change() {
         let mut followed = Followed::synced().await;
         here.ip("link add veth0 up type veth peer name peer0").await;
         let veth = followed.appeared("veth0").await;
-        let name = here.0.clone();
+        let name = here.name();
         let renamed = tokio::task::spawn_blocking(move || {
             Command::new("ip").args(["-n", &name, "link", "set", "veth0", "name", "other"]).status()
         });

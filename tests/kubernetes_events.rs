@@ -174,10 +174,9 @@ fn a_long_note_and_an_odd_interface_are_made_to_fit() {
     assert_eq!(event["reason"], "AttachFailed");
 }
 
-/// A net with `a 10.1.0.1 ── 10.1.0.2 b`, an API server in `a`.
+/// Two hosts, and an API server in `a`.
 fn cluster() -> (Net, ApiServer) {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    let net = Net::two_hosts();
     let server = net.inside("a", ApiServer::start);
     (net, server)
 }
@@ -215,11 +214,8 @@ fn an_interface_that_can_not_be_attached_to_becomes_an_event_of_the_node() {
 fn a_port_scan_becomes_an_event_of_the_pod_that_scans() {
     let (net, server) = cluster();
     server.put("pods", pod("scanner", "node-a", "10.1.0.2"));
-    let agent =
-        Agent::launch_kubernetes(&net, "a", &server.kubeconfig(), "kubernetes: { node_name: node-a }");
-    agent.wait("it is ready", 60, |agent| {
-        agent.try_cli(&["status"]).is_some_and(|status| status["ready"] == true)
-    });
+    let config = "kubernetes: { node_name: node-a }";
+    let agent = Agent::launch_kubernetes(&net, "a", &server.kubeconfig(), config).ready();
     net.exec("b", "nmap -n -Pn -sS -T5 --max-retries 0 -p 1-200 10.1.0.1");
     let event = event(&agent, &server, "PortScan");
     let regarding = &event["regarding"];

@@ -54,26 +54,15 @@ fn from_port(agent: &Agent<'_>, port: u16) -> Option<Value> {
 #[test]
 fn flows_bear_the_names_of_who_held_the_addresses_then() {
     let net = cluster();
-    let echo = "import socketserver as s
-class H(s.BaseRequestHandler):
-    def handle(self): self.request.sendall(self.request.recv(1))
-class S(s.ThreadingTCPServer): allow_reuse_address = True
-import threading
-for port in (80, 6379): threading.Thread(target=S((\"0.0.0.0\", port), H).serve_forever).start()";
-    let _servers = net.spawn("away", &format!("python3 -c '{echo}'"));
+    let _servers = [80, 6379].map(|port| net.echo("away", port));
     let server = net.inside("node", ApiServer::start);
     let agent = Agent::launch_kubernetes(
         &net,
         "node",
         &server.kubeconfig(),
         "kubernetes: { node_name: node-a, events: false }\ncapture: { interfaces: [va] }\nflow: { active_interval: 200ms }",
-    );
-    let listens =
-        || net.command("away", "ss -ltn | grep -c -e :80 -e :6379").output().unwrap().stdout == b"2\n";
-    agent.wait("the servers listen", 20, |_| listens());
-    agent.wait("it is ready", 60, |agent| {
-        agent.try_cli(&["status"]).is_some_and(|status| status["ready"] == true)
-    });
+    )
+    .ready();
 
     // Up to the moment before redis-0 goes.
     let mut events = story().into_iter().peekable();

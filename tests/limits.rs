@@ -9,8 +9,7 @@ use common::net::Net;
 
 /// a 10.1.0.1 ──veth── 10.1.0.2 b
 fn two_hosts() -> Net {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    let net = Net::two_hosts();
     // A port that nobody listens on would answer.
     net.exec("b", "ip route add blackhole 10.1.0.1 && ip addr flush dev lo");
     net

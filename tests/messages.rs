@@ -2,16 +2,14 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "programs/frame.rs"]
-#[allow(dead_code)]
 mod frame;
 #[path = "programs/loaded.rs"]
-#[allow(dead_code)]
 mod loaded;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use frame::{Ipv4, ethernet, udp};
+use frame::{Ipv4, ethernet, tcp_at, udp};
 use loaded::Loaded as Wire;
 use netmon::flow::app::App;
 use netmon::flow::messages::{FlowDns, QueryType, Rcode};
@@ -35,10 +33,6 @@ fn looking() -> Features {
 impl Wire {
     fn new() -> Self {
         Self::with(looking())
-    }
-
-    fn with(features: Features) -> Self {
-        Self::load(1024, features)
     }
 
     fn see(&self, protocol: u8, source: [u8; 4], destination: [u8; 4], transport: &[u8]) {
@@ -287,12 +281,8 @@ impl<'a> Connection<'a> {
     fn segment_at(&self, from: usize, flags: u8, seq: u32, payload: &[u8]) {
         let ends = [([10, 0, 0, 1], 40_000), self.server];
         let (me, you) = (ends[from], ends[1 - from]);
-        let mut bytes = [me.1.to_be_bytes(), you.1.to_be_bytes()].concat();
-        bytes.extend(seq.to_be_bytes());
-        bytes.extend(self.next.get()[1 - from].to_be_bytes());
-        bytes.extend([5 << 4, flags, 4, 0, 0, 0, 0, 0]);
-        bytes.extend(payload);
-        self.wire.see(6, me.0, you.0, &bytes);
+        let numbers = (seq, self.next.get()[1 - from]);
+        self.wire.see(6, me.0, you.0, &tcp_at((me.1, you.1), numbers, flags, payload));
     }
 
     fn client(&self, payload: &[u8]) {

@@ -5,7 +5,7 @@
 mod common;
 
 use common::agent::Agent;
-use common::net::{Background, Net};
+use common::net::Net;
 use netmon::conntrack::{Conntrack, Source, Word};
 use serde_json::{Value, json};
 
@@ -58,6 +58,10 @@ meta nfproto ipv6 ip6 daddr fd01::1 meta l4proto {tcp, udp} th dport 8080 dnat i
 /// What leaves to s carries the router's address.
 const MASQUERADE: &str = "oifname rb masquerade";
 
+/// A host that answers nothing.
+const SILENT: &str =
+    "nft 'table inet quiet {\nchain in {\ntype filter hook input priority 0; policy drop;\n}\n}'";
+
 /// Without masquerade s learns the way back to c.
 fn rules(net: &Net, dnat: &str, masquerade: &str) {
     let chain = |name: &str, hook: &str, rules: &str| {
@@ -72,41 +76,6 @@ fn rules(net: &Net, dnat: &str, masquerade: &str) {
     if masquerade.is_empty() {
         net.exec("s", "ip route add 10.1.0.0/24 via 10.2.0.1");
     }
-}
-
-/// Sends back what it gets, by TCP and UDP, on port 80.
-fn serve(net: &Net, namespace: &str) -> Background {
-    let script = "\
-import socket, threading
-def udp():
-    s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-    s.bind((\"::\", 80))
-    while True:
-        data, peer = s.recvfrom(2048)
-        s.sendto(data, peer)
-threading.Thread(target=udp, daemon=True).start()
-s = socket.socket(socket.AF_INET6)
-s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-s.bind((\"::\", 80))
-s.listen(1024)
-def one(c):
-    while True:
-        data = c.recv(65536)
-        if not data: break
-        c.sendall(data)
-    c.close()
-while True:
-    c, _ = s.accept()
-    threading.Thread(target=one, args=(c,), daemon=True).start()
-";
-    let server = net.spawn(namespace, &format!("python3 -c '{script}'"));
-    for _ in 0..100 {
-        if !net.exec(namespace, "ss -Hltn sport = :80").is_empty() {
-            return server;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    panic!("the server does not listen");
 }
 
 /// A few exchanges with an address by TCP or UDP, from a port.
@@ -196,11 +165,7 @@ fn news_of_conntrack_that_nobody_reads_in_time_are_an_error_and_a_dump_tells_the
     rules(&net, "", MASQUERADE);
     let told = net.inside("r", || {
         let mut conntrack = Conntrack::open(4096).expect("conntrack by netlink");
-        net.exec(
-            "c",
-            "python3 -c 'import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
-             for port in range(1, 301):\n    s.sendto(b\"x\", (\"10.2.0.2\", port))'",
-        );
+        net.send_udp("c", "10.2.0.2", 1..=300, 1);
         let error = loop {
             match conntrack.next(Source::Events).map(|words| words.map(Iterator::count)) {
                 Ok(words) => assert!(words.is_some(), "all 300 found room in 4 KiB"),
@@ -221,7 +186,7 @@ fn news_of_conntrack_that_nobody_reads_in_time_are_an_error_and_a_dump_tells_the
 fn a_port_that_is_sent_on_is_one_flow_with_both_addresses(by: &str) {
     let net = routed(false);
     rules(&net, DNAT, "");
-    let _server = serve(&net, "s");
+    let _server = net.echo("s", 80);
     let agent = Agent::start(&net, "r", &quick(by));
     for protocol in ["tcp", "udp"] {
         talk(&net, "c", protocol, 4000, ("10.1.0.1", 8080));
@@ -240,7 +205,7 @@ fn a_port_that_is_sent_on_is_one_flow_with_both_addresses(by: &str) {
 fn a_masqueraded_client_is_one_flow_with_both_addresses(by: &str) {
     let net = routed(false);
     rules(&net, "", MASQUERADE);
-    let _server = serve(&net, "s");
+    let _server = net.echo("s", 80);
     let agent = Agent::start(&net, "r", &quick(by));
     for protocol in ["tcp", "udp"] {
         talk(&net, "c", protocol, 4000, ("10.2.0.2", 80));
@@ -259,8 +224,8 @@ fn a_masqueraded_client_is_one_flow_with_both_addresses(by: &str) {
 fn both_translations_at_once_are_one_flow_also_on_one_interface(by: &str) {
     let net = routed(false);
     rules(&net, &format!("{DNAT}\nip daddr 10.1.0.1 udp dport 8082 dnat ip to 10.1.0.2:80"), "masquerade");
-    let _server = serve(&net, "s");
-    let _own = serve(&net, "c");
+    let _server = net.echo("s", 80);
+    let _own = net.echo("c", 80);
     let agent = Agent::start(&net, "r", &quick(by));
     talk(&net, "c", "tcp", 4000, ("10.1.0.1", 8080));
     let flow = only(&agent, "tcp");
@@ -284,7 +249,7 @@ fn both_translations_at_once_are_one_flow_also_on_one_interface(by: &str) {
 fn ipv6_is_joined_as_well(by: &str) {
     let net = routed(true);
     rules(&net, DNAT, MASQUERADE);
-    let _server = serve(&net, "s");
+    let _server = net.echo("s", 80);
     let agent = Agent::start(&net, "r", &quick(by));
     for protocol in ["tcp", "udp"] {
         talk(&net, "c", protocol, 4000, ("fd01::1", 8080));
@@ -314,7 +279,7 @@ fn a_single_interface_tells_what_it_sees_and_what_it_knows(by: &str) {
     ] {
         let net = routed(false);
         rules(&net, DNAT, MASQUERADE);
-        let _server = serve(&net, "s");
+        let _server = net.echo("s", 80);
         let agent =
             Agent::start(&net, "r", &format!("{}\ncapture: {{ interfaces: [{interface}] }}", quick(by)));
         for protocol in ["tcp", "udp"] {
@@ -331,7 +296,7 @@ fn a_single_interface_tells_what_it_sees_and_what_it_knows(by: &str) {
 fn what_this_host_sends_itself_through_a_translation_shows_where_it_was_to_go(by: &str) {
     let net = routed(false);
     rules(&net, DNAT, "");
-    let _server = serve(&net, "s");
+    let _server = net.echo("s", 80);
     let agent = Agent::start(&net, "r", &quick(by));
     talk(&net, "r", "tcp", 4000, ("10.1.0.1", 8080));
     let flow = only(&agent, "tcp");
@@ -367,7 +332,7 @@ fn a_refused_connection_is_one_failed_flow(by: &str) {
 fn used_ports_make_a_new_flow_each_time(by: &str) {
     let net = routed(false);
     rules(&net, "", MASQUERADE);
-    let _server = serve(&net, "s");
+    let _server = net.echo("s", 80);
     let agent = Agent::start(&net, "r", &quick(by));
     // Ports in TIME_WAIT may be used anew.
     net.exec("c", "sysctl -qw net.ipv4.tcp_tw_reuse=1");
@@ -402,7 +367,7 @@ fn an_outer_port_that_is_given_to_another_client_is_another_flow(by: &str) {
     net.exec("c", "ip addr add 10.1.0.3/24 dev vc");
     let mac = net.exec("c", "cat /sys/class/net/vc/address");
     net.exec("r", &format!("ip neigh replace 10.1.0.3 lladdr {} dev ra", mac.trim()));
-    let _server = serve(&net, "s");
+    let _server = net.echo("s", 80);
     let agent = Agent::start(&net, "r", &quick(by));
     for from in ["10.1.0.2", "10.1.0.3", "10.1.0.2"] {
         net.exec(
@@ -433,7 +398,7 @@ fn an_outer_port_that_is_given_to_another_client_is_another_flow(by: &str) {
 fn a_connection_that_stood_before_the_agent_is_one_flow(by: &str) {
     let net = routed(false);
     rules(&net, DNAT, MASQUERADE);
-    let _server = serve(&net, "s");
+    let _server = net.echo("s", 80);
     let _client = net.spawn(
         "c",
         "python3 -c 'import socket, time\ns = socket.create_connection((\"10.1.0.1\", 8080))\nwhile True:\n    \
@@ -452,7 +417,7 @@ fn a_connection_that_stood_before_the_agent_is_one_flow(by: &str) {
 fn thousands_of_short_connections_leave_nothing_behind(by: &str) {
     let net = routed(false);
     rules(&net, "", "oifname rb meta l4proto tcp masquerade to :20000-60000");
-    let _server = serve(&net, "s");
+    let _server = net.echo("s", 80);
     let agent = Agent::start(&net, "r", &quick(by));
     net.exec(
         "c",
@@ -481,10 +446,7 @@ fn thousands_of_short_connections_leave_nothing_behind(by: &str) {
 fn the_table_grows_under_translated_flows(by: &str) {
     let net = routed(false);
     rules(&net, "", MASQUERADE);
-    net.exec(
-        "s",
-        "nft 'table inet quiet {\nchain in {\ntype filter hook input priority 0; policy drop;\n}\n}'",
-    );
+    net.exec("s", SILENT);
     let agent = Agent::start(&net, "r", &quick(by));
     let spray = |net: &Net| {
         net.exec(
@@ -516,7 +478,7 @@ fn the_table_grows_under_translated_flows(by: &str) {
 fn other_addresses_stay_known_for_as_long_as_the_flow(by: &str) {
     let net = routed(false);
     rules(&net, DNAT, MASQUERADE);
-    let _server = serve(&net, "s");
+    let _server = net.echo("s", 80);
     // The other key is never seen, so its slot is idle from the start.
     let config = quick(by).replace("200ms", "200ms, flow_timeout: 1s") + "\ncapture: { interfaces: [rb] }";
     let agent = Agent::start(&net, "r", &config);
@@ -542,16 +504,9 @@ fn other_addresses_stay_known_for_as_long_as_the_flow(by: &str) {
 fn sampling_goes_by_the_addresses_before_translation(by: &str) {
     let net = routed(false);
     rules(&net, "", MASQUERADE);
-    net.exec(
-        "s",
-        "nft 'table inet quiet {\nchain in {\ntype filter hook input priority 0; policy drop;\n}\n}'",
-    );
+    net.exec("s", SILENT);
     let agent = Agent::start(&net, "r", &format!("{}\ncapture: {{ sampling_rate: 0.5 }}", quick(by)));
-    net.exec(
-        "c",
-        "python3 -c 'import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
-         for port in range(1, 401):\n    s.sendto(b\"x\", (\"10.2.0.2\", port))'",
-    );
+    net.send_udp("c", "10.2.0.2", 1..=400, 1);
     agent.assert_law();
     let flows = agent.flows(&["--protocol", "udp"]);
     assert!((100..300).contains(&flows.len()), "{} flows", flows.len());
@@ -563,7 +518,7 @@ fn sampling_goes_by_the_addresses_before_translation(by: &str) {
 fn switched_off_both_sides_are_flows_of_their_own() {
     let net = routed(false);
     rules(&net, DNAT, MASQUERADE);
-    let _server = serve(&net, "s");
+    let _server = net.echo("s", 80);
     let agent =
         Agent::start(&net, "r", "flow: { active_interval: 200ms }\nfeatures: { nat: { enabled: false } }");
     talk(&net, "c", "tcp", 4000, ("10.1.0.1", 8080));

@@ -5,7 +5,7 @@
 mod common;
 
 use std::io::Read;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use common::agent::Agent;
@@ -18,8 +18,7 @@ const SECRET: &str = "PAYLOAD-SECRET-PAYLOAD";
 
 /// a 10.1.0.1 ──veth── 10.1.0.2 b
 fn two_hosts() -> Net {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    let net = Net::two_hosts();
     net.exec("b", "sysctl -qw net.ipv4.icmp_ratelimit=0");
     net
 }
@@ -30,9 +29,8 @@ struct Traced(Child);
 impl Traced {
     /// Begins; returns when the programs tell packets.
     fn on(agent: &Agent<'_>, arguments: &[&str]) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
-            .arg("--socket")
-            .arg(agent.socket())
+        let child = agent
+            .client()
             .args(["--output", "ndjson", "debug", "packet-trace", "on"])
             .args(arguments)
             .stdin(Stdio::null())

@@ -24,8 +24,7 @@ fn of_threads(pid: u32, name: &str, radix: u32) -> Vec<u64> {
 
 #[test]
 fn every_thread_gives_up_what_is_not_needed_and_new_interfaces_are_attached_all_the_same() {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    let net = Net::two_hosts();
     for capture in ["", "capture: { attach: clsact, transport: perf }"] {
         let agent = Agent::start(&net, "a", capture);
         for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
@@ -81,6 +80,7 @@ fn without_rights_it_says_which_are_missing_and_how_to_grant_them() {
     assert_eq!(code, 3, "{message}");
     for part in [
         "missing CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON",
+        "sudo netmon",
         "setcap ",
         "AmbientCapabilities=",
         "docker run --cap-add BPF",
@@ -95,8 +95,7 @@ fn without_rights_it_says_which_are_missing_and_how_to_grant_them() {
 #[test]
 fn the_control_socket_is_for_the_group_that_is_named() {
     use std::os::unix::fs::MetadataExt;
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    let net = Net::two_hosts();
     // The socket's own line follows in the same section.
     let agent = Agent::start_after(&net, "a", "", "export NETMON_API_GROUP=daemon");
     let socket = std::fs::metadata(agent.socket()).unwrap();

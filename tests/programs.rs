@@ -29,32 +29,20 @@ impl Bench {
     }
 
     fn with_slots(slots: u64) -> Self {
-        Self::with(slots, Features::default())
+        Self::load(slots, Features::default())
     }
 
     /// With everything that the programs can look at.
     fn knowing() -> Self {
-        Self::with(
-            1024,
-            Features {
-                timing: true,
-                bounds_us: vec![100, 1000, 10_000],
-                precise: true,
-                protocols: App::KNOWN.to_vec(),
-                who: true,
-                messages: MessageFeatures {
-                    dns: true,
-                    dns_names: true,
-                    tls_names: true,
-                    http_servers: Some(10),
-                },
-                ..Features::default()
-            },
-        )
-    }
-
-    fn with(slots: u64, features: Features) -> Self {
-        Self::load(slots, features)
+        Self::with(Features {
+            timing: true,
+            bounds_us: vec![100, 1000, 10_000],
+            precise: true,
+            protocols: App::KNOWN.to_vec(),
+            who: true,
+            messages: MessageFeatures { dns: true, dns_names: true, tls_names: true, http_servers: Some(10) },
+            ..Features::default()
+        })
     }
 
     fn see(&self, frame: &[u8]) {

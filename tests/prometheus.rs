@@ -7,6 +7,8 @@ use common::agent::Agent;
 use common::net::Net;
 use common::prometheus::Prometheus;
 
+const SERVER: &str = "python3 -m http.server 8000 --bind 10.1.0.2 --directory /usr/share/common-licenses";
+
 const QUERIES: &[&str] = &[
     "topk(10, sum by (src_ip, dst_ip) (rate(netmon_bytes_total[5m])))",
     "sum(rate(netmon_flows_total{status=\"failed\"}[5m])) / sum(rate(netmon_flows_total[5m]))",
@@ -15,11 +17,9 @@ const QUERIES: &[&str] = &[
 
 #[test]
 fn prometheus_scrapes_the_agent_and_answers_the_queries() {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "flow: { active_interval: 200ms }");
-    let _server =
-        net.spawn("b", "python3 -m http.server 8000 --bind 10.1.0.2 --directory /usr/share/common-licenses");
+    let _server = net.serve("b", ("tcp", 8000), SERVER);
     let _traffic = net.spawn("a", "sh -c 'while sleep 0.2; do curl -so /dev/null http://10.1.0.2:8000/GPL-3; curl -so /dev/null http://10.1.0.2:81/; done'");
 
     let prometheus = Prometheus::start(&net, "a", None);
@@ -45,12 +45,9 @@ fn prometheus_scrapes_the_agent_and_answers_the_queries() {
 /// What a connection speaks shows after its handshake, here long after its first word; each handshake is told once.
 #[test]
 fn handshakes_are_told_with_the_protocol_of_their_connection() {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "flow: { active_interval: 300ms }");
-    let _server =
-        net.spawn("b", "python3 -m http.server 8000 --bind 10.1.0.2 --directory /usr/share/common-licenses");
-    agent.wait("the server", 10, |_| !net.exec("b", "ss -Hltn sport = :8000").is_empty());
+    let _server = net.serve("b", ("tcp", 8000), SERVER);
     let talk = |wait: f32, request: &str| {
         let line = format!(
             "import socket, time\ns = socket.create_connection((\"10.1.0.2\", 8000))\ntime.sleep({wait})\n\

@@ -4,11 +4,12 @@
 #[path = "protocols/foreign.rs"]
 mod foreign;
 #[path = "programs/frame.rs"]
-#[allow(dead_code)]
 mod frame;
 #[path = "programs/loaded.rs"]
-#[allow(dead_code)]
 mod loaded;
+#[path = "common/random.rs"]
+#[allow(dead_code)]
+mod random;
 #[path = "protocols/streams.rs"]
 mod streams;
 
@@ -20,6 +21,7 @@ use loaded::Loaded;
 use netmon::flow::app::App;
 use netmon::kernel::decode;
 use netmon::kernel::object::{Features, TestProgram};
+use random::Random;
 use streams::{CLIENT, SERVER, Stream};
 
 const SYN: u8 = 2;
@@ -161,21 +163,15 @@ fn what_is_not_known_stays_unknown() {
 #[test]
 fn noise_is_not_recognised() {
     let mut wire = Wire::new(App::KNOWN, false);
-    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut random = move || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed
-    };
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let known = streams::known();
     let mut cut_streams = 0;
     for number in 0..20_000 {
-        let length = random() as usize % 400 + 1;
-        let mut bytes = [(); 2].map(|()| (0..length).map(|_| random() as u8).collect::<Vec<_>>());
+        let length = random.below(400) + 1;
+        let mut bytes = [(); 2].map(|()| (0..length).map(|_| random.next() as u8).collect::<Vec<_>>());
         if number % 2 == 1 {
             // Two bytes of a message are right, the rest is not.
-            let stream = &known[random() as usize % known.len()];
+            let stream = &known[random.below(known.len())];
             for (from, message) in &stream.turns {
                 let right = message.len().min(2).min(length);
                 bytes[*from][..right].copy_from_slice(&message[..right]);

@@ -13,12 +13,6 @@ use serde_json::{Value, json};
 
 const QUICK: &str = "active_interval: 200ms, connect_timeout: 1s";
 
-fn pair() -> Net {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
-    net
-}
-
 /// Replaces the file as editors do.
 fn replace(agent: &Agent<'_>, config: &str) {
     let new = agent.file().with_extension("new");
@@ -55,7 +49,7 @@ fn reads(net: &Net, port: u16) -> bool {
 
 #[test]
 fn a_changed_file_is_taken_over_and_no_packet_is_lost() {
-    let net = pair();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", &format!("flow: {{ {QUICK} }}"));
     let began = agent.metrics().sum("netmon_config_last_reload_success_timestamp_seconds", &[]);
     let ping = net.spawn("a", "ping -q -i 0.01 -c 400 10.1.0.2");
@@ -95,7 +89,7 @@ fn a_changed_file_is_taken_over_and_no_packet_is_lost() {
 
 #[test]
 fn a_bad_file_changes_nothing_and_is_told_everywhere() {
-    let net = pair();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", &format!("flow: {{ {QUICK}, flow_timeout: 60s }}"));
     let before = agent.metrics().sum("netmon_config_last_reload_success_timestamp_seconds", &[]);
     replace(&agent, "flow: { flow_timeout: 30s, max_flow: 5 }\nlog: { level: loud }");
@@ -132,7 +126,7 @@ fn a_config_map_that_swaps_its_symlink_is_taken_over() {
         symlink(version, folder.join("..data_tmp")).unwrap();
         std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
     }
-    let net = pair();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "flow: { flow_timeout: 41s }");
     let folder = agent.file().parent().unwrap().to_owned();
     put(&agent, &folder, "..v1", "flow: { flow_timeout: 42s }");
@@ -148,7 +142,7 @@ fn a_config_map_that_swaps_its_symlink_is_taken_over() {
 
 #[test]
 fn a_hangup_reads_the_file_again() {
-    let net = pair();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "flow: { flow_timeout: 41s }");
     agent.signal("HUP");
     agent.wait("the signal to be obeyed", 10, |agent| status(agent)["cause"] == "signal");
@@ -161,7 +155,7 @@ fn a_hangup_reads_the_file_again() {
 
 #[test]
 fn interfaces_come_and_go_with_the_selection() {
-    let net = pair();
+    let net = Net::two_hosts();
     net.veth(("a", "wa", "10.2.0.1/24"), ("b", "wb", "10.2.0.2/24"));
     let agent = Agent::start(&net, "a", "capture: { interfaces: [va] }");
     let watched = |agent: &Agent<'_>| -> Vec<String> {
@@ -183,17 +177,11 @@ fn interfaces_come_and_go_with_the_selection() {
 
 #[test]
 fn the_sampling_rate_changes_and_every_packet_has_its_outcome() {
-    let net = pair();
+    let net = Net::two_hosts();
     // Nobody answers.
     net.exec("a", "ip neigh replace 10.1.0.3 lladdr 02:00:00:00:00:03 dev va nud permanent");
     let agent = Agent::start(&net, "a", &format!("flow: {{ {QUICK} }}"));
-    let send = || {
-        net.exec(
-            "a",
-            "python3 -c \"import socket; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n\
-             for port in range(20000, 20400): s.sendto(b'x', ('10.1.0.3', port))\"",
-        );
-    };
+    let send = || net.send_udp("a", "10.1.0.3", 20_000..20_400, 1);
     send();
     agent.assert_law();
     let told = agent.metrics().sum("netmon_packets_total", &["protocol=\"udp\""]);
@@ -220,7 +208,7 @@ fn the_sampling_rate_changes_and_every_packet_has_its_outcome() {
 
 #[test]
 fn shorter_timeouts_hold_for_flows_that_are_there() {
-    let net = pair();
+    let net = Net::two_hosts();
     let flow = "active_interval: 200ms, flow_timeout";
     let agent = Agent::start(&net, "a", &format!("flow: {{ {flow}: 40s, connect_timeout: 10m }}"));
     net.exec("a", "ping -q -c 1 10.1.0.2 && ip route add 10.9.9.9 via 10.1.0.2");
@@ -245,10 +233,9 @@ fn shorter_timeouts_hold_for_flows_that_are_there() {
 
 #[test]
 fn metrics_move_to_another_port_or_the_whole_configuration_is_refused() {
-    let net = pair();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "flow: { flow_timeout: 41s }");
-    let _other = net.spawn("a", "python3 -m http.server 9191 --bind 127.0.0.1");
-    net.exec("a", "until curl -so /dev/null http://127.0.0.1:9191/; do sleep 0.05; done");
+    let _other = net.serve("a", ("tcp", 9191), "python3 -m http.server 9191 --bind 127.0.0.1");
     let (code, _, message) = agent.cli_text(&[
         "config",
         "set",
@@ -284,7 +271,7 @@ fn metrics_move_to_another_port_or_the_whole_configuration_is_refused() {
 
 #[test]
 fn what_needs_a_restart_is_named_and_the_rest_is_taken_over() {
-    let net = pair();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "");
     replace(
         &agent,
@@ -316,7 +303,7 @@ fn what_needs_a_restart_is_named_and_the_rest_is_taken_over() {
 
 #[test]
 fn config_set_changes_the_running_agent_and_show_says_where_each_value_is_from() {
-    let net = pair();
+    let net = Net::two_hosts();
     let agent = Agent::start_after(
         &net,
         "a",

@@ -9,13 +9,6 @@ use std::time::{Duration, Instant};
 use common::agent::Agent;
 use common::net::{Background, Net};
 
-/// c 10.7.0.1 ──veth── 10.7.0.2 s
-fn pair() -> Net {
-    let net = Net::new(&["c", "s"]);
-    net.veth(("c", "vc", "10.7.0.1/24"), ("s", "vs", "10.7.0.2/24"));
-    net
-}
-
 const NGINX: &str = "
 daemon off; master_process off; pid FOLDER/nginx.pid; error_log FOLDER/nginx.log;
 events {}
@@ -118,19 +111,17 @@ fn start(net: &Net, folder: &str) -> Vec<Background> {
         common::net::run(&format!("({}) 2>&1", line.replace("FOLDER", folder)));
     }
     let servers = SERVERS.iter().map(|(_, line)| net.spawn("s", &line.replace("FOLDER", folder))).collect();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    for (port, line) in SERVERS {
-        while net.exec("s", &format!("ss -Hltn sport = :{port}")).is_empty() {
-            assert!(Instant::now() < deadline, "nobody listens on port {port}: {line}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+    for (port, _) in SERVERS {
+        net.wait_bound("s", "tcp", *port);
     }
     servers
 }
 
 #[test]
 fn real_servers_are_recognised_on_any_port() {
-    let net = pair();
+    // c 10.7.0.1 ──veth── 10.7.0.2 s
+    let net = Net::new(&["c", "s"]);
+    net.veth(("c", "vc", "10.7.0.1/24"), ("s", "vs", "10.7.0.2/24"));
     let folder = tempfile::Builder::new().prefix("netmon-servers").tempdir().unwrap();
     common::net::run(&format!("chmod 755 {}", folder.path().display()));
     let servers = start(&net, folder.path().to_str().unwrap());

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use common::agent::Agent;
-use common::net::Net;
+use common::net::{Net, until};
 
 /// Stands in for systemd.
 struct Manager(UnixDatagram);
@@ -48,8 +48,7 @@ fn thread(pid: u32, name: &str) -> String {
 
 #[test]
 fn systemd_hears_of_readiness_reloads_and_a_collector_that_is_stuck() {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
+    let net = Net::two_hosts();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = Manager(UnixDatagram::bind(&path).unwrap());
@@ -76,18 +75,12 @@ fn systemd_hears_of_readiness_reloads_and_a_collector_that_is_stuck() {
         ),
     );
     let stat = format!("/proc/{}/task/{collector}/stat", agent.pid());
-    while !std::fs::read_to_string(&stat).unwrap().contains(") t ") {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    until("the collector to be stopped", 20, || std::fs::read_to_string(&stat).unwrap().contains(") t "));
     let fed =
         manager.during(Duration::from_secs(7)).iter().filter(|told| told.contains("WATCHDOG=1")).count();
     assert!(fed <= 1, "only for what it had done before: {fed}");
     let log = "the collector makes no progress";
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !agent.log().contains(log) {
-        assert!(Instant::now() < deadline, "not told: {log}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    until(log, 20, || agent.log().contains(log));
     drop(freezer);
     manager.until("WATCHDOG=1");
 

@@ -9,16 +9,10 @@ use serde_json::{Value, json};
 
 const CONFIG: &str = "flow: { active_interval: 200ms }";
 
-fn pair() -> Net {
-    let net = Net::new(&["a", "b"]);
-    net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
-    net
-}
-
 /// An HTTP server in b, and a client in a that asks it again and again on one connection (kept) and on new ones.
 fn traffic(net: &Net) -> [Background; 3] {
-    let server = net.spawn("b", "python3 -m http.server 8000 --bind 10.1.0.2 --protocol HTTP/1.1");
-    net.exec("a", "until curl -so /dev/null http://10.1.0.2:8000/; do sleep 0.05; done");
+    let server =
+        net.serve("b", ("tcp", 8000), "python3 -m http.server 8000 --bind 10.1.0.2 --protocol HTTP/1.1");
     let kept = "import http.client, time\n\
                 c = http.client.HTTPConnection('10.1.0.2', 8000)\n\
                 while True: c.request('GET', '/'); c.getresponse().read(); time.sleep(0.01)";
@@ -75,7 +69,7 @@ fn assert_nothing_lost(net: &Net, agent: &Agent<'_>, before: (u64, u64)) {
 
 #[test]
 fn protocol_detection_goes_off_and_on_under_traffic() {
-    let net = pair();
+    let net = Net::two_hosts();
     let before = net.counters("a", "va");
     let agent = Agent::start(&net, "a", CONFIG);
     let running = traffic(&net);
@@ -107,7 +101,7 @@ fn protocol_detection_goes_off_and_on_under_traffic() {
 
 #[test]
 fn latency_tracking_goes_off_and_on_under_traffic() {
-    let net = pair();
+    let net = Net::two_hosts();
     let before = net.counters("a", "va");
     let agent = Agent::start(&net, "a", CONFIG);
     let running = traffic(&net);
@@ -138,7 +132,7 @@ fn latency_tracking_goes_off_and_on_under_traffic() {
 
 #[test]
 fn names_and_drops_go_off_and_on() {
-    let net = pair();
+    let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", CONFIG);
     let running = traffic(&net);
     let named = |flow: &Value| flow["src"]["process"] != Value::Null;
@@ -154,13 +148,7 @@ fn names_and_drops_go_off_and_on() {
         let ours = |drop: &&Value| drop["interface"] == "va" && drop["reason"] == "no_socket";
         drops.as_array().unwrap().iter().filter(ours).map(|drop| drop["packets"].as_u64().unwrap()).sum()
     };
-    let send = || {
-        net.exec(
-            "b",
-            "python3 -c \"import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
-             for i in range(20): s.sendto(b'x', ('10.1.0.1', 4444))\"",
-        );
-    };
+    let send = || net.send_udp("b", "10.1.0.1", [4444; 20], 1);
     send();
     agent.wait("drops to be told", 10, |agent| dropped(agent) == 20);
     switch(&agent, "drop_monitoring", false);
@@ -175,7 +163,7 @@ fn names_and_drops_go_off_and_on() {
 
 #[test]
 fn what_was_off_at_the_start_waits_for_a_restart_and_is_named() {
-    let net = pair();
+    let net = Net::two_hosts();
     let config = format!("{CONFIG}\nfeatures: {{ latency_tracking: {{ enabled: false }} }}");
     let agent = Agent::start(&net, "a", &config);
     let (code, _, message) = agent.cli_text(&["config", "set", "features.latency_tracking.enabled=true"]);

@@ -2,10 +2,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "programs/frame.rs"]
-#[allow(dead_code)]
 mod frame;
 #[path = "programs/loaded.rs"]
-#[allow(dead_code)]
 mod loaded;
 
 use frame::{Ipv4, ethernet, icmp};
@@ -52,10 +50,6 @@ impl Wire {
             who: true,
             ..Features::default()
         })
-    }
-
-    fn with(features: Features) -> Self {
-        Self::load(1024, features)
     }
 
     fn see(&self, segment: Segment) {

@@ -3,17 +3,13 @@
 
 mod common;
 #[path = "programs/frame.rs"]
-#[allow(dead_code)]
 mod frame;
 #[path = "programs/loaded.rs"]
-#[allow(dead_code)]
 mod loaded;
-
-use std::time::{Duration, Instant};
 
 use common::agent::Agent;
 use common::net::Net;
-use frame::{Ipv4, ethernet};
+use frame::{Ipv4, ethernet, tcp_at};
 use loaded::Loaded;
 use netmon::flow::app::App;
 use netmon::flow::present::{AskedNames, AskedTls};
@@ -39,12 +35,8 @@ impl Wire {
     fn segment(&self, port: u16, is_client: bool, flags: u8, seq: u32, payload: &[u8]) {
         let ends = [([10, 0, 0, 1], port), ([10, 0, 0, 2], 7000)];
         let (me, you) = if is_client { (ends[0], ends[1]) } else { (ends[1], ends[0]) };
-        let mut bytes = [me.1.to_be_bytes(), you.1.to_be_bytes()].concat();
-        bytes.extend(seq.to_be_bytes());
-        bytes.extend([0, 0, 0, 1, 5 << 4, flags, 4, 0, 0, 0, 0, 0]);
-        bytes.extend(payload);
         let ip = Ipv4 { protocol: 6, source: me.0, destination: you.0, ..Ipv4::default() };
-        let mut frame = ethernet(0x0800, &ip.with(&bytes));
+        let mut frame = ethernet(0x0800, &ip.with(&tcp_at((me.1, you.1), (seq, 1), flags, payload)));
         // What pads a frame is no part of it.
         frame.extend([0; 200]);
         self.loaded.run(TestProgram::Ingress, &frame);
@@ -217,15 +209,11 @@ fn a_real_client_is_seen_to_ask_for_its_server() {
     common::net::run(&format!(
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=a.test -keyout {at}/key.pem -out {at}/cert.pem 2>&1"
     ));
-    let _server = net.spawn(
+    let _server = net.serve(
         "s",
+        ("tcp", 7003),
         &format!("openssl s_server -accept 7003 -cert {at}/cert.pem -key {at}/key.pem -alpn h2 -quiet"),
     );
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while net.exec("s", "ss -Hltn sport = :7003").is_empty() {
-        assert!(Instant::now() < deadline, "the server does not listen");
-        std::thread::sleep(Duration::from_millis(50));
-    }
     let client = "timeout 20 openssl s_client -connect 10.7.0.2:7003 -servername Shop.Example -alpn h2,http/1.1 </dev/null >/dev/null 2>&1";
     for (tls_names, name, protocol) in [(true, Some("shop.example"), Some("h2")), (false, None, None)] {
         let agent = Agent::start(

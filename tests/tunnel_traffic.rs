@@ -49,8 +49,9 @@ fn tunnelled(kind: &str, offload: bool) -> Tunnelled {
 
 /// Sends so many bytes through a TCP connection to b, port 8000.
 fn transfer(net: &Net, megabytes: u32) {
-    let server = net.spawn(
+    let server = net.serve(
         "b",
+        ("tcp", 8000),
         "python3 -c \"import socket
 l=socket.create_server(('10.9.0.2',8000)); s,_=l.accept()
 while s.recv(65536): pass
@@ -59,10 +60,8 @@ s.sendall(b'done')\"",
     net.exec(
         "a",
         &format!(
-            "python3 -c \"import socket,time
-for _ in range(200):
-  try: s=socket.create_connection(('10.9.0.2',8000)); break
-  except ConnectionRefusedError: time.sleep(.05)
+            "python3 -c \"import socket
+s=socket.create_connection(('10.9.0.2',8000))
 for _ in range({megabytes}): s.sendall(b'x'*1000000)
 s.shutdown(1); assert s.recv(9)==b'done'\""
         ),
@@ -217,15 +216,7 @@ fn the_tunnel_of_a_flow_is_known_after_its_end_and_takes_no_room_any_more() {
     // Nobody answers, and no packet waits for ARP.
     net.exec("a", "ip neigh replace 10.9.0.9 lladdr 02:00:00:00:00:09 dev t0");
     for round in 1..=3 {
-        net.exec(
-            "a",
-            &format!(
-                "python3 -c \"import socket
-s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)
-for port in range({0},{0}+40): s.sendto(b'x',('10.9.0.9',port))\"",
-                round * 1000
-            ),
-        );
+        net.send_udp("a", "10.9.0.9", round * 1000..round * 1000 + 40, 1);
         agent.wait("the end of all flows", 20, |agent| agent.flows(&["--vni", "42"]).is_empty());
     }
     agent.wait("all flows in the history", 5, |agent| {

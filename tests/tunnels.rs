@@ -2,10 +2,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "programs/frame.rs"]
-#[allow(dead_code)]
 mod frame;
 #[path = "programs/loaded.rs"]
-#[allow(dead_code)]
 mod loaded;
 
 use std::sync::Arc;

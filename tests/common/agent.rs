@@ -27,6 +27,22 @@ pub struct Held {
     pub threads: usize,
 }
 
+impl Held {
+    pub fn of(pid: u32) -> Self {
+        let folder = PathBuf::from(format!("/proc/{pid}"));
+        let status = std::fs::read_to_string(folder.join("status")).unwrap();
+        let number = |name: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim_end_matches("kB").trim().parse().unwrap()
+        };
+        Self {
+            memory_kib: number("RssAnon:"),
+            files: std::fs::read_dir(folder.join("fd")).unwrap().count(),
+            threads: number("Threads:") as usize,
+        }
+    }
+}
+
 /// Metrics by name with labels as they are printed.
 pub struct Metrics(pub HashMap<String, f64>);
 
@@ -87,7 +103,7 @@ impl<'a> Agent<'a> {
 
     /// Waits until it is ready.
     pub fn ready(mut self) -> Self {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         let line = format!("curl -sf -m 2 http://127.0.0.1:{}/readyz", self.port);
         while !self.net.command(&self.namespace, &line).output().unwrap().status.success() {
             let ended = self.child.try_wait().unwrap();
@@ -151,17 +167,7 @@ impl<'a> Agent<'a> {
 
     /// What it holds now.
     pub fn held(&self) -> Held {
-        let folder = PathBuf::from(format!("/proc/{}", self.pid()));
-        let status = std::fs::read_to_string(folder.join("status")).unwrap();
-        let number = |name: &str| -> u64 {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            line.trim_end_matches("kB").trim().parse().unwrap()
-        };
-        Held {
-            memory_kib: number("RssAnon:"),
-            files: std::fs::read_dir(folder.join("fd")).unwrap().count(),
-            threads: number("Threads:") as usize,
-        }
+        Held::of(self.pid())
     }
 
     pub fn log(&self) -> String {
@@ -172,39 +178,31 @@ impl<'a> Agent<'a> {
         self.folder.path().join("netmon.sock")
     }
 
-    /// netmon-cli with JSON output.
-    pub fn cli(&self, arguments: &[&str]) -> Value {
-        let output = self.command(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    /// The same; `None` when it fails, as it does until the agent listens.
-    pub fn try_cli(&self, arguments: &[&str]) -> Option<Value> {
-        let output = self.command(arguments);
-        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
-    }
-
-    fn command(&self, arguments: &[&str]) -> std::process::Output {
-        Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
-            .arg("--socket")
-            .arg(self.socket())
-            .args(["--output", "json"])
-            .args(arguments)
-            .output()
-            .unwrap()
+    /// netmon-cli, to be given its arguments.
+    pub fn client(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_netmon-cli"));
+        command.arg("--socket").arg(self.socket());
+        command
     }
 
     /// netmon-cli as people see it: exit status, standard output and standard error.
     pub fn cli_text(&self, arguments: &[&str]) -> (i32, String, String) {
-        let output = Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
-            .arg("--socket")
-            .arg(self.socket())
-            .args(arguments)
-            .output()
-            .unwrap();
+        let output = self.client().args(arguments).output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// With JSON output.
+    pub fn cli(&self, arguments: &[&str]) -> Value {
+        let (status, text, words) = self.cli_text(&[&["--output", "json"], arguments].concat());
+        assert_eq!(status, 0, "{arguments:?}: {words}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// The same; `None` when it fails, as it does until the agent listens.
+    pub fn try_cli(&self, arguments: &[&str]) -> Option<Value> {
+        let (status, text, _) = self.cli_text(&[&["--output", "json"], arguments].concat());
+        (status == 0).then(|| serde_json::from_str(&text).unwrap())
     }
 
     pub fn flows(&self, filters: &[&str]) -> Vec<Value> {

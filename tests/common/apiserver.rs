@@ -78,8 +78,6 @@ impl Request {
 pub enum Fault {
     /// This status, these further header lines, this body.
     Answer(u16, String, String),
-    /// The connection is reset.
-    Reset,
     /// Nothing is said, the connection stays.
     Silent,
     /// A watch ends, or a list is cut off by a reset, after so many of its objects.
@@ -550,7 +548,6 @@ impl Connection<'_> {
         });
         match fault {
             Some(Fault::Answer(code, headers, body)) => return self.answer(code, &headers, &body),
-            Some(Fault::Reset) => return Err(self.cut()),
             Some(Fault::Silent) => return Err(self.silent()),
             _ => {}
         }

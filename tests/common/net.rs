@@ -1,10 +1,13 @@
 //! Namespaces and veth pairs of one test.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::panic::resume_unwind;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -27,6 +30,29 @@ fn check(line: &str, output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Sends back what it gets, by TCP and UDP.
+const ECHO: &str = "\
+import socket, threading
+def datagrams(s):
+    while True: s.sendto(*s.recvfrom(65536))
+def stream(c):
+    while data := c.recv(65536): c.sendall(data)
+    c.close()
+u = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+u.bind((\"::\", PORT))
+threading.Thread(target=datagrams, args=(u,), daemon=True).start()
+s = socket.create_server((\"::\", PORT), family=socket.AF_INET6, backlog=1024, dualstack_ipv6=True)
+while True: threading.Thread(target=stream, args=(s.accept()[0],), daemon=True).start()";
+
+/// Waits until a condition holds; panics with `what` after `seconds`.
+pub fn until(what: &str, seconds: u64, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {seconds} s: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// The namespaces of a test, by short names.
 pub struct Net {
     prefix: String,
@@ -43,6 +69,13 @@ impl Net {
         for name in names {
             net.add(name);
         }
+        net
+    }
+
+    /// a 10.1.0.1 va ──veth── vb 10.1.0.2 b
+    pub fn two_hosts() -> Self {
+        let net = Self::new(&["a", "b"]);
+        net.veth(("a", "va", "10.1.0.1/24"), ("b", "vb", "10.1.0.2/24"));
         net
     }
 
@@ -82,6 +115,54 @@ impl Net {
     pub fn spawn(&self, name: &str, line: &str) -> Background {
         // exec, so that the process that is killed is the one that was started.
         Background::start(self.command(name, &format!("exec {line}")))
+    }
+
+    /// Waits until somebody listens on a port of `tcp` or `udp`.
+    pub fn wait_bound(&self, name: &str, protocol: &str, port: u16) {
+        let (end, state) = (format!(":{port:04X}"), if protocol == "tcp" { "0A" } else { "07" });
+        // proc_pid_net(5): number, local address, remote address, state.
+        let listens = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.len() > 3 && words[1].ends_with(&end) && words[3] == state
+        };
+        let bound = |file: &str| {
+            let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file}"));
+            text.is_ok_and(|text| text.lines().any(listens))
+        };
+        let files = [protocol.to_owned(), format!("{protocol}6")];
+        self.inside(name, || {
+            until(&format!("{protocol} port {port} of {name}"), 30, || files.iter().any(|file| bound(file)));
+        });
+    }
+
+    /// Starts a server, and waits until it listens.
+    pub fn serve(&self, name: &str, (protocol, port): (&str, u16), line: &str) -> Background {
+        let server = self.spawn(name, line);
+        self.wait_bound(name, protocol, port);
+        server
+    }
+
+    /// A server that sends back what it gets, by TCP and UDP, on all addresses.
+    pub fn echo(&self, name: &str, port: u16) -> Background {
+        let script = ECHO.replace("PORT", &port.to_string());
+        self.serve(name, ("tcp", port), &format!("python3 -c '{script}'"))
+    }
+
+    /// Datagrams of one socket, one to each of these ports. What a firewall forbids is no failure.
+    pub fn send_udp(&self, name: &str, to: &str, ports: impl IntoIterator<Item = u16> + Send, bytes: usize) {
+        let to: IpAddr = to.parse().expect("an address");
+        self.inside(name, || {
+            let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+            let socket = UdpSocket::bind((any, 0)).expect("bind a socket");
+            for port in ports {
+                let sent = socket.send_to(&vec![b'u'; bytes], (to, port));
+                assert!(
+                    sent.as_ref().is_ok_and(|sent| *sent == bytes)
+                        || sent.as_ref().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied),
+                    "{to} {port}: {sent:?}"
+                );
+            }
+        });
     }
 
     /// Runs code on a thread inside of a namespace; sockets made there stay there.

@@ -1,4 +1,5 @@
 //! Frames built byte by byte, so that they can lie in every field.
+#![allow(dead_code)]
 
 /// Ethernet with an ethertype and what follows.
 pub fn ethernet(kind: u16, rest: &[u8]) -> Vec<u8> {
@@ -92,8 +93,21 @@ pub fn udp(source: u16, destination: u16, length: Option<u16>, payload: &[u8]) -
 }
 
 pub fn tcp(source: u16, destination: u16, flags: u8, offset_words: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = tcp_at((source, destination), (1, 1), flags, payload);
+    bytes[12] = offset_words << 4;
+    bytes
+}
+
+/// A segment without options; the sequence number and what is acknowledged.
+pub fn tcp_at(
+    (source, destination): (u16, u16),
+    (seq, ack): (u32, u32),
+    flags: u8,
+    payload: &[u8],
+) -> Vec<u8> {
     let mut bytes = [source.to_be_bytes(), destination.to_be_bytes()].concat();
-    bytes.extend([0, 0, 0, 1, 0, 0, 0, 1, offset_words << 4, flags, 4, 0, 0, 0, 0, 0]);
+    bytes.extend([seq.to_be_bytes(), ack.to_be_bytes()].concat());
+    bytes.extend([5 << 4, flags, 4, 0, 0, 0, 0, 0]);
     bytes.extend(payload);
     bytes
 }

@@ -1,4 +1,5 @@
 //! The programs, attached nowhere, and a table: what frames do to it.
+#![allow(dead_code)]
 
 use netmon::kernel::object::{Features, Object, Options, TestProgram, Transport};
 use netmon::kernel::table::{Snapshot, Table};
@@ -10,6 +11,11 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// With room for 1024 flows.
+    pub fn with(features: Features) -> Self {
+        Self::load(1024, features)
+    }
+
     pub fn load(slots: u64, features: Features) -> Self {
         Self::load_by(None, slots, features)
     }
