@@ -1,9 +1,11 @@
-//! What the built BPF object asks of a kernel: only helpers, instructions and control flow that the oldest kernel of each
+//! What the built BPF object asks of a kernel: only helpers, instructions, control flow and stack that the oldest kernel of each
 //! program has. Read from the object's bytes: the kernel that this runs on takes what older ones refuse.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "object/elf.rs"]
 mod elf;
+#[path = "object/stack.rs"]
+mod stack;
 
 use elf::{Call, Function, Instruction, Object};
 use libbpf_sys as bpf;
@@ -192,8 +194,47 @@ fn no_loop_is_entered_again_but_by_a_jump() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+#[test]
+fn no_chain_of_calls_takes_more_stack_than_the_oldest_kernel_gives() {
+    let object = object();
+    let chains = object.programs().into_iter().flat_map(|(program, _)| stack::deepest(&object, program));
+    let wrong: Vec<String> = chains.filter(|chain| !chain.fits()).map(|chain| chain.to_string()).collect();
+    let (bytes, frames) = (stack::LIMIT_BYTES, stack::LIMIT_FRAMES);
+    assert!(wrong.is_empty(), "Linux 5.10 allows {bytes} bytes in {frames} frames:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn stack_is_added_up_as_old_kernels_do() {
+    let on = |destination, source, instruction| Instruction { destination, source, ..instruction };
+    let copy = on(2, 10, plain(0xbf, 0, 0));
+    let add = |immediate| on(2, 0, plain(0x07, 0, immediate));
+    let ja = plain(0x05, 0, 0);
+    for (code, bytes) in [
+        (vec![plain(0x95, 0, 0)], 0),
+        // Stored, loaded, added to atomically.
+        (vec![on(10, 1, plain(0x7b, -24, 0))], 24),
+        (vec![on(1, 10, plain(0x79, -40, 0))], 40),
+        (vec![on(10, 1, plain(0xdb, -48, 0))], 48),
+        // An address for a helper; one that is then stored through; one that is no longer in its register.
+        (vec![copy, add(-72)], 72),
+        (vec![copy, add(-72), on(2, 0, plain(0x7a, -8, 0))], 80),
+        (vec![copy, on(2, 1, plain(0x79, 0, 0)), add(-72)], 0),
+        (vec![copy, ja, add(-72)], 0),
+        // An address of something else.
+        (vec![on(2, 6, plain(0xbf, 0, 0)), add(-600)], 0),
+    ] {
+        assert_eq!(stack::own_bytes(&code), bytes, "{code:?}");
+    }
+    let chain = |bytes: &[usize]| stack::Chain(bytes.iter().map(|bytes| ("f".into(), *bytes)).collect());
+    assert_eq!(chain(&[192, 104, 72, 56, 24]).bytes(), 512);
+    assert!(chain(&[192, 104, 72, 56, 24]).fits() && !chain(&[193, 104, 72, 56, 24]).fits());
+    assert_eq!(chain(&[0]).bytes(), 32);
+    assert!(chain(&[0; 8]).fits() && !chain(&[0; 9]).fits());
+    assert_eq!(chain(&[33, 4]).to_string(), "96 bytes in 2 frames: f 33 > f 4");
+}
+
 fn plain(code: u8, offset: i16, immediate: i32) -> Instruction {
-    Instruction { code, offset, immediate, call: None, takes_function: false }
+    Instruction { code, destination: 0, source: 0, offset, immediate, call: None, takes_function: false }
 }
 
 #[test]

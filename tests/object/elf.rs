@@ -17,6 +17,8 @@ pub enum Call {
 #[derive(Clone, Copy, Debug)]
 pub struct Instruction {
     pub code: u8,
+    pub destination: u8,
+    pub source: u8,
     pub offset: i16,
     pub immediate: i32,
     pub call: Option<Call>,
@@ -144,6 +146,8 @@ impl Object {
             let names_code = relocation.is_some_and(|(_, symbol)| sections[symbol.section].executable);
             Instruction {
                 code,
+                destination: registers & 15,
+                source: registers >> 4,
                 offset: number::<2>(bytes, at + 2) as u16 as i16,
                 immediate,
                 call,
