@@ -74,8 +74,14 @@ fn levels() -> [(&'static str, Features); 3] {
 fn load(flows: u64, features: &Features) -> (Object, Table) {
     let layout = features.layout();
     let features = features.clone();
-    let options =
-        Options { transport: None, event_buffer_events: 1 << 22, features, bench: true, drops: false };
+    let options = Options {
+        transport: None,
+        event_buffer_events: 1 << 22,
+        features,
+        bench: true,
+        drops: false,
+        btf: None,
+    };
     let object = Object::load(&options).expect("load (root is needed)");
     let table = Table::create((flows * 10 / 6).max(16_384), layout).expect("create a table");
     object.install(0, &table).expect("install the table");

@@ -1,5 +1,5 @@
-# The object with all kernel programs. It holds nothing of the machine that builds it (CO-RE, no paths), so every architecture's
-# agent takes the one that the building machine makes.
+# The object with all kernel programs, and the one for kernels without BTF. They hold nothing of the machine that builds it (CO-RE, no paths), so every
+# architecture's agent takes those that the building machine makes.
 {
   lib,
   stdenvNoCC,
@@ -24,21 +24,26 @@ stdenvNoCC.mkDerivation {
 
   buildPhase = ''
     runHook preBuild
-    mkdir headers objects
+    mkdir headers
     ln -s "$(echo "$cargoDeps"/libbpf-sys-*/libbpf/src)" headers/bpf
     mapfile -t flags < <(grep -v '^#' bpf/clang-flags)
-    for source in bpf/*.bpf.c; do
-      ${clang}/bin/clang "''${flags[@]}" -g -O2 -target bpf -fno-stack-protector \
-        -ffile-prefix-map="$PWD"=. -Iheaders -nostdlibinc \
-        -idirafter ${lib.getLib clang}/lib/clang/*/include -idirafter ${linuxHeaders}/include \
-        -c "$source" -o "objects/$(basename "$source" .bpf.c).o"
+    # As bpf/build.rs does: the second one is for kernels without BTF.
+    for object in netmon netmon-plain; do
+      mkdir "$object"
+      [ "$object" = netmon ] || flags+=(-DNM_WITHOUT_BTF)
+      for source in bpf/*.bpf.c; do
+        ${clang}/bin/clang "''${flags[@]}" -g -O2 -target bpf -fno-stack-protector \
+          -ffile-prefix-map="$PWD"=. -Iheaders -nostdlibinc \
+          -idirafter ${lib.getLib clang}/lib/clang/*/include -idirafter ${linuxHeaders}/include \
+          -c "$source" -o "$object/$(basename "$source" .bpf.c).o"
+      done
+      bpftool gen object "$object.bpf.o" "$object"/*.o
     done
-    bpftool gen object netmon.bpf.o objects/*.o
     runHook postBuild
   '';
   installPhase = ''
     runHook preInstall
-    install -D -m 644 -t "$out/lib/netmon" netmon.bpf.o
+    install -D -m 644 -t "$out/lib/netmon" netmon.bpf.o netmon-plain.bpf.o
     runHook postInstall
   '';
   # strip knows nothing of BTF.

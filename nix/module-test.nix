@@ -58,6 +58,11 @@ let
     "and one without BTF" = lib.any (lib.hasInfix "no BTF") (refusals [
       (kernel { configfile.structuredConfig.DEBUG_INFO_BTF.tristate = "n"; })
     ]);
+    "unless a file has its types" =
+      refusals [
+        (kernel { configfile.structuredConfig.DEBUG_INFO_BTF.tristate = "n"; })
+        { services.netmon.btf = "/etc/netmon/vmlinux.btf"; }
+      ] == [ ];
     "and a firewall to open for nothing" = lib.any (lib.hasInfix "nothing to open") (refusals [
       {
         services.netmon.openFirewall = true;

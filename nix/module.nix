@@ -22,7 +22,7 @@ let
     cp ${written} "$out"
   '';
   # Unknown for a kernel that was not configured by nixpkgs.
-  btf = kernel.configfile.structuredConfig.DEBUG_INFO_BTF.tristate or null;
+  kernelBtf = kernel.configfile.structuredConfig.DEBUG_INFO_BTF.tristate or null;
   runsHere = pkgs.stdenv.buildPlatform.canExecute cfg.package.stdenv.hostPlatform;
 in
 {
@@ -107,6 +107,16 @@ in
       '';
     };
 
+    btf = mkOption {
+      type = types.nullOr types.path;
+      default = null;
+      example = "/etc/netmon/vmlinux.btf";
+      description = ''
+        File with the types of this very kernel, for one that is built without `DEBUG_INFO_BTF`. What the kernel itself looks up
+        in its BTF stays unknown: packets that it drops, and the processes of sockets that are older than the agent.
+      '';
+    };
+
     kubernetes = {
       enable = lib.mkEnableOption "names of pods, workloads and services, for a host that is a node of a Kubernetes cluster";
       kubeconfig = mkOption {
@@ -128,10 +138,10 @@ in
         message = "services.netmon: Linux ${kernel.version} is too old, NetMon needs 5.10. Set boot.kernelPackages to a later one.";
       }
       {
-        assertion = btf != "n";
+        assertion = kernelBtf != "n" || cfg.btf != null;
         message = ''
           services.netmon: the kernel has no BTF, by which the programs find their way in it. Set DEBUG_INFO_BTF to yes in
-          boot.kernelPatches, or take a kernel of nixpkgs.'';
+          boot.kernelPatches, take a kernel of nixpkgs, or set services.netmon.btf to a file with its types.'';
       }
       {
         assertion = cfg.openFirewall -> prometheus.enabled;
@@ -161,7 +171,10 @@ in
       wantedBy = [ "multi-user.target" ];
       # The agent takes a changed file over; a reload says whether it is right.
       reloadTriggers = [ config.environment.etc."netmon/netmon.yaml".source ];
-      environment = lib.mkIf (cfg.kubernetes.kubeconfig != null) { KUBECONFIG = "%d/kubeconfig"; };
+      environment = {
+        KUBECONFIG = lib.mkIf (cfg.kubernetes.kubeconfig != null) "%d/kubeconfig";
+        NETMON_BTF = lib.mkIf (cfg.btf != null) "${cfg.btf}";
+      };
       serviceConfig = {
         EnvironmentFile = lib.mkIf (cfg.environmentFile != null) cfg.environmentFile;
         LoadCredential = lib.mkIf (

@@ -5,7 +5,7 @@
 
 mod state;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,8 @@ use crate::enrich::{Directory, name_sockets};
 use crate::flow::who::Names;
 use crate::governor::{Governor, GovernorStatus};
 use crate::interfaces::{Event, Follower, Selection};
-use crate::kernel::object::Object;
+use crate::kernel::btf::Types;
+use crate::kernel::object::{Object, Options};
 use crate::reload::features;
 use crate::reload::parts::{self, Parts};
 use crate::reload::{self, Reloader};
@@ -55,6 +56,8 @@ pub struct Start {
     pub inputs: Inputs,
     /// Where the agent runs.
     pub mode: Mode,
+    /// File with the kernel's types, for a kernel that has no BTF.
+    pub btf: Option<PathBuf>,
     /// The running log.
     pub log: LogHandle,
 }
@@ -66,7 +69,7 @@ pub struct Start {
 pub async fn run(start: Start, stop: impl Future<Output = ()>) -> Result<()> {
     // From now on it doesn't end us.
     let hangups = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
-    let Start { loaded, inputs, mode, log } = start;
+    let Start { loaded, inputs, mode, btf, log } = start;
     let config = loaded.config.clone();
     let started_ns = clock::monotonic_ns();
     let kubernetes = match (mode, config.kubernetes.enabled) {
@@ -78,8 +81,12 @@ pub async fn run(start: Start, stop: impl Future<Output = ()>) -> Result<()> {
     let socket = api::server::listen(Path::new(&config.api.socket), &config.api.group).await?;
 
     // On this thread, which alone has all privileges yet.
-    let to_load = features::options(&config);
+    let to_load = Options { btf, ..features::options(&config) };
     let mut object = Object::load(&to_load)?;
+    let types = object.types().clone();
+    if to_load.btf.is_some() && types == Types::Kernel {
+        tracing::info!("this kernel has BTF of its own: --btf is not needed");
+    }
     let (names, named) = if config.features.process_attribution.enabled {
         name_sockets(&mut object).context("start looking for names")?
     } else {
@@ -160,6 +167,7 @@ pub async fn run(start: Start, stop: impl Future<Output = ()>) -> Result<()> {
         mode: if kubernetes { "kubernetes" } else { "systemd" },
         started: Timestamp::now(),
         since: Instant::now(),
+        types,
         config: config_now,
         reloader: Arc::clone(&reloader),
         names: directory,

@@ -136,6 +136,7 @@ fn programs_take_the_arguments_that_they_promise() {
         "--config <FILE>",
         "--interface <IF>",
         "--mode <MODE>",
+        "--btf <FILE>",
         "--debug",
         "--log-level <LEVEL>",
         "--debug-server <ADDR>",

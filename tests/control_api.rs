@@ -120,13 +120,8 @@ fn json_that_goes_on_is_whole_when_ctrl_c_ends_it() {
     let off = "features: { drop_monitoring: { enabled: false } }";
     let agent = Agent::start(&net, "a", &format!("flow: {{ active_interval: 200ms }}\n{off}"));
     for command in [&["flows", "dump", "--follow"][..], &["debug", "packet-trace", "on"]] {
-        let mut child = agent
-            .client()
-            .args(["--output", "json"])
-            .args(command)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child =
+            agent.client().args(["--output", "json"]).args(command).stdout(Stdio::piped()).spawn().unwrap();
         let (mut told, mut first) = (child.stdout.take().unwrap(), [0]);
         let pings = net.spawn("a", "ping -q -i 0.05 10.1.0.2");
         told.read_exact(&mut first).unwrap();

@@ -56,6 +56,11 @@ fn object() -> Object {
     Object::read(include_bytes!(concat!(env!("OUT_DIR"), "/netmon.bpf.o")))
 }
 
+/// That for kernels without BTF.
+fn plain_object() -> Object {
+    Object::read(include_bytes!(concat!(env!("OUT_DIR"), "/netmon-plain.bpf.o")))
+}
+
 fn oldest_kernel(program: &str) -> Version {
     YOUNGER.iter().find(|(name, _)| *name == program).map_or(FLOOR, |(_, version)| *version)
 }
@@ -175,6 +180,22 @@ fn no_program_calls_what_its_oldest_kernel_lacks() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// libbpf would look for it in the kernel's BTF, called or not.
+#[test]
+fn what_is_loaded_without_btf_names_no_function_of_the_kernels() {
+    let asked_of_btf = |object: &Object| {
+        let calls = object.functions.iter().flat_map(|function| &function.instructions);
+        let called = calls.filter(|instruction| matches!(instruction.call, Some(Call::Kernel(_)))).count();
+        (called, object.symbols.iter().any(|symbol| symbol.name == "bpf_skb_ct_lookup"))
+    };
+    assert_eq!(asked_of_btf(&plain_object()), (0, false));
+    assert!(asked_of_btf(&object()).0 > 0 && asked_of_btf(&object()).1);
+    let names = |object: &Object| -> Vec<String> {
+        object.programs().iter().map(|(program, _)| program.name.clone()).collect()
+    };
+    assert_eq!(names(&plain_object()), names(&object()));
+}
+
 #[test]
 fn no_program_has_an_instruction_that_its_oldest_kernel_lacks() {
     let wrong = complaints(|_, program, function, at| {
@@ -196,9 +217,11 @@ fn no_loop_is_entered_again_but_by_a_jump() {
 
 #[test]
 fn no_chain_of_calls_takes_more_stack_than_the_oldest_kernel_gives() {
-    let object = object();
-    let chains = object.programs().into_iter().flat_map(|(program, _)| stack::deepest(&object, program));
-    let wrong: Vec<String> = chains.filter(|chain| !chain.fits()).map(|chain| chain.to_string()).collect();
+    let mut wrong = Vec::new();
+    for (which, object) in [("with BTF", object()), ("without", plain_object())] {
+        let chains = object.programs().into_iter().flat_map(|(program, _)| stack::deepest(&object, program));
+        wrong.extend(chains.filter(|chain| !chain.fits()).map(|chain| format!("{which}: {chain}")));
+    }
     let (bytes, frames) = (stack::LIMIT_BYTES, stack::LIMIT_FRAMES);
     assert!(wrong.is_empty(), "Linux 5.10 allows {bytes} bytes in {frames} frames:\n{}", wrong.join("\n"));
 }

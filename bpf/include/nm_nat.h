@@ -66,10 +66,23 @@ struct bpf_ct_opts___nm {
 	u8 reserved[2];
 };
 
+#ifndef NM_WITHOUT_BTF
 /* Called with nm_ask_conntrack only: until 6.4 a program can't ask for a module's function (bpf_ksym_exists), but call it. */
 extern struct nf_conn *bpf_skb_ct_lookup(struct __sk_buff *skb, struct bpf_sock_tuple *tuple, u32 tuple__sz,
 					 struct bpf_ct_opts___nm *opts, u32 opts__sz) __ksym __weak;
 extern void bpf_ct_release(struct nf_conn *entry) __ksym __weak;
+#else
+/* For kernels without BTF, where libbpf would ask for it as soon as a function of the kernel's is named. */
+static __always_inline struct nf_conn *bpf_skb_ct_lookup(struct __sk_buff *skb, struct bpf_sock_tuple *tuple,
+							 u32 tuple__sz, struct bpf_ct_opts___nm *opts, u32 opts__sz)
+{
+	return NULL;
+}
+
+static __always_inline void bpf_ct_release(struct nf_conn *entry)
+{
+}
+#endif
 
 /* What conntrack says. */
 enum nm_answer {

@@ -22,6 +22,7 @@ use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
 use crate::governor::GovernorStatus;
 use crate::kernel::attach::Method;
+use crate::kernel::btf::Types;
 use crate::kernel::messages::Messages;
 use crate::kernel::names::Named;
 use crate::kernel::object::Transport;
@@ -44,6 +45,7 @@ pub(super) struct State {
     pub(super) started: Timestamp,
     /// The same, for a wall clock that is set.
     pub(super) since: Instant,
+    pub(super) types: Types,
     pub(super) config: watch::Receiver<Arc<Config>>,
     pub(super) reloader: Arc<Reloader>,
     pub(super) names: Directory,
@@ -102,6 +104,7 @@ impl Source for State {
             note(About::Other, format!("{unwritten} lines of the log could not be written (a full disk?)"));
         }
         crate::check::tested::untested_here().into_iter().for_each(|text| note(About::Kernel, text));
+        self.types.note().into_iter().for_each(|text| note(About::Kernel, text));
         let nat = &configured.features.nat;
         if nat.enabled && nat.conntrack == config::Conntrack::Netlink {
             note(
@@ -119,6 +122,7 @@ impl Source for State {
             uptime_seconds: self.since.elapsed().as_secs(),
             kernel: format!("{} {}", uname.release().to_string_lossy(), uname.machine().to_string_lossy()),
             config_file: config.file.clone(),
+            btf_file: self.types.file().map(|file| file.display().to_string()),
             config,
             ready: self.readiness.waiting_for().is_empty(),
             waiting_for: self.readiness.waiting_for(),

@@ -110,6 +110,9 @@ pub struct Status {
     pub kernel: String,
     /// Configuration file.
     pub config_file: Option<String>,
+    /// File that the kernel's types are read from; `null` where the kernel has BTF.
+    #[serde(default)]
+    pub btf_file: Option<String>,
     /// How taking the configuration over went.
     pub config: ConfigStatus,
     /// Whether every part is ready.

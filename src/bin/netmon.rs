@@ -8,6 +8,7 @@ use clap::Parser;
 use netmon::agent::Start;
 use netmon::config::cli::Arguments;
 use netmon::config::{Config, ConfigErrors, Inputs};
+use netmon::kernel::btf::NoTypes;
 use netmon::kernel::load::LoadError;
 use netmon::privilege::{self, MissingPrivilege};
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,7 +26,8 @@ fn main() -> ExitCode {
 
 /// 1 the job failed, 2 bad configuration, 3 this system can't run it.
 fn status_of(error: &anyhow::Error) -> u8 {
-    if error.is::<ConfigErrors>() {
+    let load = error.downcast_ref::<LoadError>();
+    if error.is::<ConfigErrors>() || matches!(load, Some(LoadError::Types(NoTypes::File { .. }))) {
         2
     } else if error.is::<MissingPrivilege>() || error.chain().any(|cause| cause.is::<LoadError>()) {
         3
@@ -67,7 +69,8 @@ fn start(arguments: &Arguments) -> Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        netmon::agent::run(Start { loaded, inputs, mode: arguments.mode, log }, stop).await
+        let start = Start { loaded, inputs, mode: arguments.mode, btf: arguments.btf.clone(), log };
+        netmon::agent::run(start, stop).await
     });
     // A name that is being resolved can't be called back.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{Finding, tested};
 use crate::enrich::tree::Tree;
+use crate::kernel::btf::{NoTypes, Types};
 use crate::kernel::{ntp, trial};
 use crate::privilege;
 
@@ -14,8 +15,8 @@ pub struct Host {
     pub kernel: String,
     /// What of that is untested.
     pub untested: Option<String>,
-    /// Whether the kernel describes its types (BTF).
-    pub btf: bool,
+    /// Where the kernel's types are described (BTF).
+    pub types: Result<Types, NoTypes>,
     /// Capabilities that this process lacks.
     pub missing: Option<String>,
     /// `net.core.bpf_jit_enable`.
@@ -38,14 +39,14 @@ pub struct Host {
 const EARLIEST: i64 = 1_704_067_200;
 
 impl Host {
-    /// Looks at this host; `root` is `/`.
-    pub fn look(root: &Path) -> Self {
+    /// Looks at this host; `root` is `/`, `btf` a file with its kernel's types, if any is named.
+    pub fn look(root: &Path, btf: Option<&Path>) -> Self {
         let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_default();
         let uname = rustix::system::uname();
         Self {
             kernel: format!("{} {}", uname.release().to_string_lossy(), uname.machine().to_string_lossy()),
             untested: tested::untested_here(),
-            btf: root.join("sys/kernel/btf/vmlinux").exists(),
+            types: Types::find(btf),
             missing: privilege::check().err().map(|missing| missing.missing),
             jit: read("proc/sys/net/core/bpf_jit_enable").trim().parse().ok(),
             lockdown: read("sys/kernel/security/lockdown"),
@@ -67,15 +68,12 @@ impl Host {
                 "it may work even so: what follows says what this kernel takes",
             ),
         }];
-        findings.push(if self.btf {
-            Finding::pass("BTF", "the kernel describes its types: /sys/kernel/btf/vmlinux")
-        } else {
-            Finding::fail(
-                "BTF",
-                "/sys/kernel/btf/vmlinux is missing",
-                "use a kernel with CONFIG_DEBUG_INFO_BTF=y (those of all larger distributions since 2021 have it); in a container, /sys \
-                 of the host must be there",
-            )
+        let fix = "use a kernel with CONFIG_DEBUG_INFO_BTF=y (those of all larger distributions since 2021 have it); in a container, /sys \
+                   of the host must be there";
+        findings.push(match &self.types {
+            Ok(Types::Kernel) => Finding::pass("BTF", "the kernel describes its types"),
+            Ok(types @ Types::File(_)) => Finding::warn("BTF", types.note().unwrap_or_default(), fix),
+            Err(error) => Finding::fail("BTF", error.to_string(), fix),
         });
         findings.push(match &self.missing {
             None => Finding::pass("capabilities", "CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON"),
@@ -168,7 +166,7 @@ mod tests {
         Host {
             kernel: "6.18.0 x86_64".into(),
             untested: None,
-            btf: true,
+            types: Ok(Types::Kernel),
             missing: None,
             jit: Some(1),
             lockdown: "[none] integrity confidentiality".into(),
@@ -197,7 +195,8 @@ mod tests {
     fn each_fault_is_found_with_its_fix() {
         let cases = [
             ("kernel", Warn, Host { untested: Some("too old".into()), ..good() }),
-            ("BTF", Fail, Host { btf: false, ..good() }),
+            ("BTF", Fail, Host { types: Err(NoTypes::Nowhere), ..good() }),
+            ("BTF", Warn, Host { types: Ok(Types::File("types".into())), ..good() }),
             ("capabilities", Fail, Host { missing: Some("CAP_BPF".into()), ..good() }),
             ("memlock", Warn, Host { memlock_counts: Some(true), ..good() }),
             ("BPF compiler", Warn, Host { jit: Some(0), ..good() }),

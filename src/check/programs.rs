@@ -68,14 +68,14 @@ const PIECES: [Piece; 3] = [
         asked: |options| options.drops,
         parts: &[Part::Drops],
         good: "the kernel tells each packet that it drops, with its reason (tp_btf/kfree_skb)",
-        fix: "Linux 5.17 or later; all else works without",
+        fix: "Linux 5.17 or later, with BTF; all else works without",
     },
     Piece {
         check: "process names",
         asked: |options| options.features.who,
         parts: &[Part::Names, Part::OlderSockets],
         good: "sockets have them, those too that are older than the agent (iter/task_file)",
-        fix: "Linux 5.11 or later; below it, start the agent before the services",
+        fix: "Linux 5.11 or later, with BTF; without, start the agent before the services",
     },
     Piece {
         check: "NAT",

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 
+use crate::api::status::Status;
+
 /// How answers are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
@@ -134,6 +136,20 @@ pub struct Setup {
     /// Configuration file of the agent; default: the one that the running agent has
     #[arg(long, value_name = "FILE", env = "NETMON_CONFIG")]
     pub config: Option<PathBuf>,
+    /// For a kernel without BTF: a file with its types; default: the one that the running agent has
+    #[arg(long, value_name = "FILE", env = "NETMON_BTF")]
+    pub btf: Option<PathBuf>,
+}
+
+impl Setup {
+    /// What is not given is as the running agent has it, if one answers.
+    pub fn or_of(self, agent: Option<&Status>) -> Self {
+        let of_agent = |pick: fn(&Status) -> &Option<String>| agent.and_then(|agent| pick(agent).clone());
+        Self {
+            config: self.config.or_else(|| of_agent(|status| &status.config_file).map(PathBuf::from)),
+            btf: self.btf.or_else(|| of_agent(|status| &status.btf_file).map(PathBuf::from)),
+        }
+    }
 }
 
 /// `support ...`

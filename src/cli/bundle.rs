@@ -15,7 +15,7 @@ use flate2::write::GzEncoder;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::arguments::{Bundle, FORMATS};
+use super::arguments::{Bundle, FORMATS, Setup};
 use super::client::{self, Client, Refused};
 use super::config::in_force;
 use super::doctor;
@@ -23,6 +23,7 @@ use super::redact::Redactor;
 use crate::api::status::Status;
 use crate::config::{self, Config, Inputs};
 use crate::interfaces::Selection;
+use crate::kernel::object::Options;
 use crate::kernel::{neighbours, trial};
 use crate::reload::features;
 
@@ -69,7 +70,7 @@ pub async fn write(client: &Client, socket: &Path, wanted: &Bundle) -> Result<()
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     let file = file.with_context(|| format!("cannot write {}", path.display()))?;
     let half = Half(&path);
-    let mut parts = gather(client, socket, wanted.setup.config.clone()).await;
+    let mut parts = gather(client, socket, wanted.setup.clone()).await;
     if wanted.redact_addresses {
         let mut redactor = Redactor::default();
         for part in &mut parts {
@@ -125,15 +126,14 @@ fn archive(file: File, list: &str, parts: &[Part]) -> Result<()> {
     Ok(())
 }
 
-async fn gather(client: &Client, socket: &Path, file: Option<PathBuf>) -> Vec<Part> {
+async fn gather(client: &Client, socket: &Path, setup: Setup) -> Vec<Part> {
     let status = client.get::<Status>("/v1/status").await;
     let known = status.as_ref().ok();
-    let file = file.or_else(|| known.and_then(|status| status.config_file.clone()).map(PathBuf::from));
+    let setup = setup.or_of(known);
     let loaded = match in_force(client).await {
         Ok(config) => Ok(config),
-        Err(_) => {
-            Config::load(&Inputs { file: file.clone(), ..Inputs::default() }).map(|loaded| loaded.config)
-        }
+        Err(_) => Config::load(&Inputs { file: setup.config.clone(), ..Inputs::default() })
+            .map(|loaded| loaded.config),
     };
     let settings = loaded.clone().unwrap_or_default();
     let pid = known.map(|status| status.pid);
@@ -157,11 +157,11 @@ async fn gather(client: &Client, socket: &Path, file: Option<PathBuf>) -> Vec<Pa
         let answer = client.get::<Value>(path).await.and_then(|value| json(&value));
         part(name, what, answer);
     }
-    let findings = doctor::examine(client, socket, file.clone()).await;
+    let findings = doctor::examine(client, socket, setup.clone()).await;
     part("doctor.json", "what `netmon-cli doctor` finds", json(&findings));
     let system = tokio::task::spawn_blocking(move || {
-        let options = features::options(&settings);
-        (doctor::system(file), trial::load(&options))
+        let options = Options { btf: setup.btf.clone(), ..features::options(&settings) };
+        (doctor::system(setup), trial::load(&options))
     });
     match system.await {
         Ok((findings, trial)) => {

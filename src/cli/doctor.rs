@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::sync::{mpsc, watch};
 
-use super::arguments::Output;
+use super::arguments::{Output, Setup};
 use super::client::Client;
 use super::config::in_force;
 use super::show;
@@ -19,6 +19,7 @@ use crate::check::{self, Finding, Verdict, failures, kubernetes, port, programs}
 use crate::config::{Attach, Config, Inputs};
 use crate::interfaces::{Event, Follower, Interface, Selection};
 use crate::kernel::neighbours::{self, Neighbour};
+use crate::kernel::object::Options;
 use crate::kernel::trial;
 use crate::reload::features;
 
@@ -40,8 +41,8 @@ pub struct CannotRun(usize);
 ///
 /// # Errors
 /// When a check fails, after all have been shown.
-pub async fn doctor(client: &Client, socket: &Path, file: Option<PathBuf>, output: Output) -> Result<()> {
-    let findings = examine(client, socket, file).await;
+pub async fn doctor(client: &Client, socket: &Path, setup: Setup, output: Output) -> Result<()> {
+    let findings = examine(client, socket, setup).await;
     show(&findings, output, ["VERDICT", "CHECK", "FOUND"])?;
     match failures(&findings) {
         0 => Ok(()),
@@ -54,8 +55,8 @@ pub async fn doctor(client: &Client, socket: &Path, file: Option<PathBuf>, outpu
 ///
 /// # Errors
 /// [`CannotRun`], after all has been shown.
-pub async fn check_system(file: Option<PathBuf>, output: Output) -> Result<()> {
-    let findings = tokio::task::spawn_blocking(move || system(file)).await.context("look at the system")?;
+pub async fn check_system(setup: Setup, output: Output) -> Result<()> {
+    let findings = tokio::task::spawn_blocking(move || system(setup)).await.context("look at the system")?;
     show(&findings, output, ["WORKS", "PIECE", "FOUND"])?;
     match failures(&findings) {
         0 => Ok(()),
@@ -64,22 +65,22 @@ pub async fn check_system(file: Option<PathBuf>, output: Output) -> Result<()> {
 }
 
 /// All that `check-system` finds.
-pub fn system(file: Option<PathBuf>) -> Vec<Finding> {
-    let (config, mut findings) = configuration(file);
-    let host = Host::look(Path::new("/"));
+pub fn system(setup: Setup) -> Vec<Finding> {
+    let (config, mut findings) = configuration(setup.config);
+    let host = Host::look(Path::new("/"), setup.btf.as_deref());
     findings.splice(..0, host.judge_kernel());
-    let options = features::options(&config);
+    let options = Options { btf: setup.btf, ..features::options(&config) };
     findings.extend(programs::judge(&trial::load(&options), &options, neighbours::has_tcx()));
     findings.push(host.judge_mounts());
     findings
 }
 
 /// All that `doctor` finds.
-pub async fn examine(client: &Client, socket: &Path, file: Option<PathBuf>) -> Vec<Finding> {
+pub async fn examine(client: &Client, socket: &Path, setup: Setup) -> Vec<Finding> {
     let answer = client.get::<Status>("/v1/status").await;
-    let said = answer.as_ref().ok().and_then(|status| status.config_file.clone()).map(PathBuf::from);
-    let (mut config, configured) = configuration(file.or(said));
-    let host = Host::look(Path::new("/"));
+    let setup = setup.or_of(answer.as_ref().ok());
+    let (mut config, configured) = configuration(setup.config);
+    let host = Host::look(Path::new("/"), setup.btf.as_deref());
     let mut findings = host.judge_kernel();
     findings.push(host.judge_clock());
     findings.extend(configured);
@@ -96,7 +97,7 @@ pub async fn examine(client: &Client, socket: &Path, file: Option<PathBuf>) -> V
         Err(error) => {
             findings.push(unanswered(&error, socket));
             findings.push(host.judge_mounts());
-            let options = features::options(&config);
+            let options = Options { btf: setup.btf, ..features::options(&config) };
             let tcx = neighbours::has_tcx();
             let tried =
                 tokio::task::spawn_blocking(move || programs::judge(&trial::load(&options), &options, tcx))

@@ -30,6 +30,7 @@ const INTERRUPTED: u8 = 130;
 
 /// Runs a command; the exit status is that of the contract.
 pub async fn run(arguments: Arguments) -> ExitCode {
+    crate::kernel::silence_libbpf();
     let outcome = tokio::select! {
         outcome = execute(&arguments) => outcome,
         _ = tokio::signal::ctrl_c() => {
@@ -76,10 +77,8 @@ async fn execute(arguments: &Arguments) -> Result<()> {
         Command::Alerts => show::alerts(&client.get::<Vec<_>>("/v1/alerts").await?, output),
         Command::Drops => show::drops(&client.get("/v1/drops").await?, output),
         Command::Why { src, dst } => show::why(&why::ask(&client, src, dst).await?, output),
-        Command::Doctor(setup) => {
-            doctor::doctor(&client, &arguments.socket, setup.config.clone(), output).await
-        }
-        Command::CheckSystem(setup) => doctor::check_system(setup.config.clone(), output).await,
+        Command::Doctor(setup) => doctor::doctor(&client, &arguments.socket, setup.clone(), output).await,
+        Command::CheckSystem(setup) => doctor::check_system(setup.clone(), output).await,
         Command::Support(Support::Bundle(wanted)) | Command::SupportBundle(wanted) => {
             bundle::write(&client, &arguments.socket, wanted).await
         }

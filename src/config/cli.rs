@@ -28,6 +28,9 @@ pub struct Arguments {
     /// Where the agent runs
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     pub mode: Mode,
+    /// For a kernel without BTF: a file with the types of this very kernel (BTF, or ELF that holds it). Not read where the kernel has BTF
+    #[arg(long, value_name = "FILE", env = "NETMON_BTF")]
+    pub btf: Option<PathBuf>,
     /// Log at debug level
     #[arg(long)]
     pub debug: bool,

@@ -95,7 +95,7 @@ impl Loaded {
 }
 
 /// Variables that other parts of the product read.
-const OTHER_VARIABLES: &[&str] = &["NETMON_SOCKET", "NETMON_CLANG", "NETMON_CONFIG"];
+const OTHER_VARIABLES: &[&str] = &["NETMON_SOCKET", "NETMON_CLANG", "NETMON_CONFIG", "NETMON_BTF"];
 
 struct Layers {
     settings: BTreeMap<&'static str, (Value, Origin)>,

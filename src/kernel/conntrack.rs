@@ -5,6 +5,8 @@ use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
+use super::btf;
+
 const STRUCT: u32 = libbpf_sys::BTF_KIND_STRUCT;
 const FUNCTION: u32 = libbpf_sys::BTF_KIND_FUNC;
 
@@ -20,9 +22,13 @@ pub(super) struct Conntrack {
 }
 
 impl Conntrack {
-    /// Looks into the BTF of the module (5.11), or of the kernel that has it built in.
-    pub(super) fn probe() -> Self {
+    /// Looks into the BTF of the module (5.11), or of the kernel that has it built in; or into the file that stands in for the latter,
+    /// where the kernel has no names for its functions either.
+    pub(super) fn probe(types: &btf::Types) -> Self {
         let runs = runs();
+        if types.file().is_some() {
+            return Self { runs, layout: types.have("nf_conn"), lookup: false };
+        }
         let Some(kernel) = Types::of_kernel() else { return Self { runs, ..Self::default() } };
         let module = Types::of_module(c"nf_conntrack", &kernel);
         let has = |name, kind| module.as_ref().unwrap_or(&kernel).has(name, kind);

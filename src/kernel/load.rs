@@ -8,6 +8,7 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, OpenObject};
 use thiserror::Error;
 
+use super::btf::{self, NoTypes, Types};
 use super::conntrack::Conntrack;
 use super::decode;
 use super::drops::{self, Drops, Watch};
@@ -86,6 +87,9 @@ const VERIFIER_SUMS: u32 = 4;
 /// Why the kernel side could not be set up.
 #[derive(Debug, Error)]
 pub enum LoadError {
+    /// There are no types to fit the programs to.
+    #[error("cannot load the eBPF programs: {0}")]
+    Types(#[from] NoTypes),
     /// The kernel refused a program or map.
     #[error("cannot load the eBPF programs: {source}. {hint}")]
     Load {
@@ -114,9 +118,17 @@ impl Object {
     /// # Errors
     /// See [`LoadError`].
     pub fn load(options: &Options) -> Result<Self, LoadError> {
-        let drops = if options.drops { drops::probe() } else { Err(DROPS_OFF.into()) };
-        let probed = if options.features.nat { Conntrack::probe() } else { Conntrack::default() };
-        let missing = drops.as_ref().err().map(|why| LeftOut { part: Part::Drops, why: why.clone() });
+        let types = Types::find(options.btf.as_deref())?;
+        let drops = match &types {
+            _ if !options.drops => Err(DROPS_OFF.into()),
+            Types::Kernel => drops::probe(),
+            Types::File(_) => Err(btf::TAKES_OWN.into()),
+        };
+        let probed = if options.features.nat { Conntrack::probe(&types) } else { Conntrack::default() };
+        let drops_missing = drops.as_ref().err().map(|why| LeftOut { part: Part::Drops, why: why.clone() });
+        let older_missing = (options.features.who && types != Types::Kernel)
+            .then(|| LeftOut { part: Part::OlderSockets, why: btf::TAKES_OWN.into() });
+        let missing: Vec<LeftOut> = drops_missing.into_iter().chain(older_missing).collect();
         let transports: &[Transport] = match options.transport {
             Some(Transport::Ringbuf) => &[Transport::Ringbuf],
             Some(Transport::Perf) => &[Transport::Perf],
@@ -135,11 +147,15 @@ impl Object {
                         refused.as_ref().map_or_else(String::new, |error| format!(" ({error})"))
                     ),
                 };
-                let left_out = without.iter().filter(|part| asks_for(options, **part)).map(refused_part);
-                // Of drops that can't be had at all the first reason stands.
+                let is_new = |part: &&Part| {
+                    asks_for(options, **part) && missing.iter().all(|missing| missing.part != **part)
+                };
+                let left_out = without.iter().filter(is_new).map(refused_part);
+                // Of what can't be had at all the first reason stands.
                 let left_out: Vec<_> = missing.iter().cloned().chain(left_out).collect();
                 let load = |sums| {
-                    load_with(options, *transport, left_out.clone(), &probed, drops.as_ref().ok(), sums)
+                    let found = (&types, &probed, drops.as_ref().ok());
+                    load_with(options, *transport, left_out.clone(), found, sums)
                 };
                 match if sums { load(true).or_else(|_| load(false)) } else { load(false) } {
                     Ok(object) => return Ok(object),
@@ -167,11 +183,10 @@ fn load_with(
     options: &Options,
     transport: Transport,
     mut left_out: Vec<LeftOut>,
-    probed: &Conntrack,
-    drops: Option<&Drops>,
+    (types, probed, drops): (&Types, &Conntrack, Option<&Drops>),
     sums: bool,
 ) -> Result<Object, LoadError> {
-    let refused = |source| LoadError::Load { source, hint: load_hint() };
+    let refused = |source| LoadError::Load { source, hint: load_hint(types) };
     let has = |part: Part| asks_for(options, part) && left_out.iter().all(|out| out.part != part);
     let drops = drops.filter(|_| has(Part::Drops));
     let (names, older) = (has(Part::Names), has(Part::Names) && has(Part::OlderSockets));
@@ -185,14 +200,24 @@ fn load_with(
     };
     if probed.runs && !probed.layout && has(Part::Nat) {
         let part = if conntrack == Some(By::Netlink) { Part::Nat } else { Part::Conntrack };
-        let why = "this kernel does not tell how conntrack's entries are laid out (Linux 5.11 with \
-                   CONFIG_DEBUG_INFO_BTF_MODULES does)";
-        left_out.push(LeftOut { part, why: why.into() });
+        let why = types.file().map_or_else(
+            || {
+                "this kernel does not tell how conntrack's entries are laid out (Linux 5.11 with \
+                 CONFIG_DEBUG_INFO_BTF_MODULES does)"
+                    .into()
+            },
+            |file| format!("{} does not tell how conntrack's entries are laid out", file.display()),
+        );
+        left_out.push(LeftOut { part, why });
     }
     let features = &options.features;
     // The object lives as long as the process uses it; libbpf-rs wants a place for it.
     let place: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
-    let mut open = NetmonSkelBuilder::default().open(place).map_err(refused)?;
+    let mut builder = NetmonSkelBuilder::default();
+    if let Some(file) = types.file() {
+        builder.object_builder_mut().btf_custom_path(file).map_err(refused)?;
+    }
+    let mut open = builder.open(place).map_err(refused)?;
     let inner = Table::create(1, features.layout())
         .map_err(|source| LoadError::Step { what: "create a flow table", source })?;
     open.maps.nm_tables.set_inner_map_fd(inner.fd()).map_err(step("set the inner map"))?;
@@ -246,6 +271,7 @@ fn load_with(
     let mut object = Object {
         skel,
         bss,
+        types: types.clone(),
         transport,
         features: features.clone(),
         conntrack,
@@ -353,12 +379,12 @@ fn own_namespace() -> u32 {
     u32::try_from(inode).unwrap_or(0)
 }
 
-fn load_hint() -> String {
-    if std::fs::exists("/sys/kernel/btf/vmlinux").unwrap_or(false) {
-        "Needed: Linux 5.10 or later and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (run as root); \
+fn load_hint(types: &Types) -> String {
+    let file = types.file().map_or_else(String::new, |file| {
+        format!("; types are read from {}, which must be those of this very kernel", file.display())
+    });
+    format!(
+        "Needed: Linux 5.10 or later and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (run as root){file}; \
          `--log-level debug` shows the verifier's words"
-            .into()
-    } else {
-        "This kernel has no BTF (/sys/kernel/btf/vmlinux is missing): it needs CONFIG_DEBUG_INFO_BTF=y".into()
-    }
+    )
 }

@@ -5,6 +5,7 @@
 //! thread (see [`table`]).
 
 pub mod attach;
+pub mod btf;
 pub mod claim;
 pub mod conntrack;
 pub mod counters;
@@ -43,6 +44,11 @@ pub fn log_libbpf() {
         tracing::debug!(target: "libbpf", "{}", text.trim_end());
     }
     libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Debug, print)));
+}
+
+/// Throws libbpf's own words away, which it would write to standard error: for programs that have no log.
+pub fn silence_libbpf() {
+    libbpf_rs::set_print(None);
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 
 use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
 
 use libbpf_rs::skel::Skel;
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
+use super::btf::Types;
 use super::decode;
 use super::drops::Watch;
 use super::load::{LeftOut, Part};
@@ -56,6 +58,8 @@ pub struct Options {
     pub bench: bool,
     /// Count what the kernel drops, if it can be had.
     pub drops: bool,
+    /// File with the kernel's types, for a kernel that has no BTF.
+    pub btf: Option<PathBuf>,
 }
 
 /// What the programs look at beyond counters (`NM_FEATURE_`). What is off is not in the loaded programs.
@@ -155,6 +159,8 @@ pub struct Object {
     pub(super) skel: NetmonSkel<'static>,
     /// What the programs call `.bss`. The skeleton's own reference to it is not for memory that others write.
     pub(super) bss: Shared,
+    /// Where the kernel's types were read.
+    pub(super) types: Types,
     pub(super) transport: Transport,
     pub(super) features: Features,
     /// Unless translated conversations are left alone.
@@ -170,6 +176,11 @@ impl Object {
     /// How events travel.
     pub fn transport(&self) -> Transport {
         self.transport
+    }
+
+    /// Where the kernel's types were read.
+    pub fn types(&self) -> &Types {
+        &self.types
     }
 
     /// What the programs look at.

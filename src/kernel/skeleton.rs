@@ -15,4 +15,12 @@
     dead_code
 )]
 
+/// The object that is opened: the whole one, or, where libbpf finds no BTF of the kernel's, the same without calls of kernel functions.
+/// Their names alone make libbpf ask for that BTF, called or not.
+fn fitting(whole: &'static [u8]) -> &'static [u8] {
+    if super::btf::kernel_has_any() { whole } else { PLAIN }
+}
+
+static PLAIN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/netmon-plain.bpf.o"));
+
 include!(concat!(env!("OUT_DIR"), "/netmon.skel.rs"));

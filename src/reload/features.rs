@@ -15,6 +15,7 @@ pub fn options(config: &Config) -> Options {
         features: features(config),
         bench: false,
         drops: config.features.drop_monitoring.enabled,
+        btf: None,
     }
 }
 

@@ -22,7 +22,8 @@ impl Loaded {
 
     pub fn load_by(transport: Option<Transport>, slots: u64, features: Features) -> Self {
         let layout = features.layout();
-        let options = Options { transport, event_buffer_events: 4096, features, bench: false, drops: false };
+        let options =
+            Options { transport, event_buffer_events: 4096, features, bench: false, drops: false, btf: None };
         let object = Object::load(&options).expect("these tests need root and a kernel with BTF");
         let table = Table::create(slots, layout).unwrap();
         object.install(0, &table).unwrap();
