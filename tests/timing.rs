@@ -274,6 +274,76 @@ fn an_icmp_error_is_believed_only_about_a_segment_on_its_way() {
 }
 
 #[test]
+fn a_reset_is_believed_only_where_its_receiver_may_be_waiting() {
+    let told = |wire: &Wire, reset: Segment| {
+        wire.see(reset);
+        (wire.flow().reason.is_some(), wire.object.kind(nm_kind::NM_KIND_RESET_REFUSED))
+    };
+    let (believed, refused) = ((true, 0), (false, 1));
+    // The server has sent 901 to 1000, the client has acknowledged half of it.
+    let amid = || {
+        let wire = Wire::new(false);
+        wire.shake_hands(100, 900);
+        wire.see(segment(0, 101, 901, 50));
+        wire.see(segment(1, 901, 151, 100));
+        wire.see(segment(0, 151, 951, 0));
+        wire
+    };
+    for (seq, expected) in [
+        (951, believed),
+        (980, believed),
+        (1001, believed),
+        (950, refused),
+        (1002, refused),
+        (0x8000_0000, refused),
+        (0, refused),
+    ] {
+        for flags in [RST, RST | ACK] {
+            let reset = Segment { flags, ..segment(1, seq, 77, 0) };
+            assert_eq!(told(&amid(), reset), expected, "{seq}, flags {flags}");
+        }
+    }
+    // Another SYN moves nothing, whatever it says.
+    for flags in [SYN, SYN | ACK] {
+        let wire = amid();
+        wire.see(Segment { flags, ..segment(1, 5000, 9000, 0) });
+        wire.see(Segment { flags, ..segment(0, 5000, 9000, 0) });
+        assert_eq!(told(&wire, Segment { flags: RST, ..segment(1, 3000, 0, 0) }), refused);
+        assert_eq!(wire.losses(), [(0, 0), (0, 0)]);
+    }
+    // What is refused leaves no trace: the connection ends as its ends have it.
+    let wire = amid();
+    assert_eq!(told(&wire, Segment { flags: RST, ..segment(1, 77, 0, 0) }), refused);
+    wire.see(Segment { flags: FIN | ACK, ..segment(1, 1001, 151, 0) });
+    wire.see(Segment { flags: FIN | ACK, ..segment(0, 151, 1002, 0) });
+    let flow = wire.flow();
+    assert_eq!(
+        (ending(&flow), flow.reset_by_opener, flow.tcp_flags[1] & RST),
+        (Some(Ending::Closed), None, 0)
+    );
+
+    // The answer to a SYN has no number of its own, and acknowledges it.
+    let syn = 1_000_000;
+    for (flags, ack, expected) in [
+        (RST | ACK, syn + 1, believed),
+        (RST | ACK, syn + 2, refused),
+        (RST | ACK, 1, refused),
+        (RST, syn + 1, refused),
+    ] {
+        let wire = Wire::new(false);
+        wire.see(Segment { flags: SYN, ..segment(0, syn, 0, 0) });
+        assert_eq!(told(&wire, Segment { flags, ..segment(1, 0, ack, 0) }), expected, "{ack}, flags {flags}");
+    }
+    // What has not been seen is no reason for doubt.
+    let mut wire = Wire::new(false);
+    assert_eq!(told(&wire, Segment { flags: RST, ..segment(1, 77, 0, 0) }), believed, "met at its end");
+    wire = amid();
+    let off = Features { timing: false, ..wire.object.features().clone() };
+    wire.object.switch(&off, false);
+    assert_eq!(told(&wire, Segment { flags: RST, ..segment(1, 77, 0, 0) }), believed, "switched off");
+}
+
+#[test]
 fn unusual_openings_and_ends_are_told_right() {
     // Both send their SYN before they have seen the other's (RFC 9293 3.5, figure 7).
     let wire = Wire::new(false);

@@ -6,6 +6,7 @@
 #ifndef NM_FLOW_H
 #define NM_FLOW_H
 
+#include "nm_believe.h"
 #include "nm_know.h"
 #include "nm_nat.h"
 #include "nm_tunnel.h"
@@ -75,7 +76,7 @@ static __always_inline enum nm_outcome nm_count(struct __sk_buff *skb, struct nm
 	struct nm_hot *hot = &bucket->hot[slot];
 	struct nm_cold *cold = &bucket->cold[slot];
 	bool counts = true;
-	u8 flags;
+	u8 flags, said;
 
 	side &= 1;
 	if (nm_decapsulate && p->tunnel && !(hot->marks & NM_MARK_TUNNEL))
@@ -107,15 +108,20 @@ static __always_inline enum nm_outcome nm_count(struct __sk_buff *skb, struct nm
 		nm_know(skb, bucket, scratch, side, before, now_ticks, counts);
 
 	if (p->protocol == IPPROTO_TCP) {
+		said = p->tcp_flags;
+		if (said & NM_TCP_RST && nm_on() & NM_FEATURE_TIMING && !nm_reset_fits(side)) {
+			nm_note(NM_KIND_RESET_REFUSED);
+			said = 0;
+		}
 		flags = hot->tcp_flags[side];
-		if (p->tcp_flags & ~flags)
-			hot->tcp_flags[side] = flags | p->tcp_flags;
-		if (hot->marks & NM_MARK_HANDSHAKE && p->tcp_flags & NM_TCP_ACK)
+		if (said & ~flags)
+			hot->tcp_flags[side] = flags | said;
+		if (hot->marks & NM_MARK_HANDSHAKE && said & NM_TCP_ACK)
 			nm_shake_hands(bucket, slot, p, side);
-		if (p->tcp_flags & NM_TCP_RST && !(hot->marks & NM_MARK_RESET))
+		if (said & NM_TCP_RST && !(hot->marks & NM_MARK_RESET))
 			hot->marks |= NM_MARK_RESET | (side ? NM_MARK_RESET_BY : 0);
-		if (p->tcp_flags & (NM_TCP_FIN | NM_TCP_RST) && !hot->closed_ns &&
-		    (p->tcp_flags & NM_TCP_RST || hot->tcp_flags[!side] & NM_TCP_FIN)) {
+		if (said & (NM_TCP_FIN | NM_TCP_RST) && !hot->closed_ns &&
+		    (said & NM_TCP_RST || hot->tcp_flags[!side] & NM_TCP_FIN)) {
 			hot->closed_ns = bpf_ktime_get_ns();
 			hot->report_ticks = now_ticks;
 			nm_emit(skb, NM_EVENT_ENDED, scratch->at.table, nm_slot_number(&scratch->at), hot->closed_ns);

@@ -8,8 +8,6 @@
 
 #include "nm_flow.h"
 
-#define NM_FIRST_FLIGHT 65536 /* bytes before the first acknowledgement, at most */
-
 /* Ports, or the identifier of an echo request, from the first eight bytes of the quoted transport header. */
 static __always_inline bool nm_quoted_ports(struct __sk_buff *skb, struct nm_packet *p, u32 offset)
 {
@@ -61,22 +59,6 @@ static __always_inline bool nm_parse_quoted(struct __sk_buff *skb, struct nm_pac
 	}
 	p->header_bytes = offset;
 	return nm_quoted_ports(skb, p, offset);
-}
-
-/*
- * Whether the quoted segment is on its way (RFC 5927 4.1): whoever forges an error has to know where the connection is. Known when
- * sequence numbers are.
- */
-static __always_inline bool nm_in_flight(const struct nm_bucket *bucket, u32 slot, const struct nm_packet *p, u32 side)
-{
-	const struct nm_track *track = &((const struct nm_wide *)bucket)->track[slot & (NM_SLOTS - 1)];
-	const struct nm_side *me = &track->side[side & 1], *you = &track->side[!side];
-
-	if (!(me->marks & NM_SIDE_SEEN))
-		return true;
-	if ((s32)(p->seq - me->next_seq) >= 0)
-		return false;
-	return (s32)(p->seq - (you->marks & NM_SIDE_ACKED ? you->acked : me->next_seq - NM_FIRST_FLIGHT)) >= 0;
 }
 
 /* The packet inside of the quoted one takes its place, if that went into a tunnel and the quote reaches so far. Tags are none

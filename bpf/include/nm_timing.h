@@ -276,8 +276,9 @@ static __always_inline void nm_follow(struct __sk_buff *skb, struct nm_bucket *b
 	side &= 1;
 	me = &track->side[side];
 	you = &track->side[!side];
-	/* What comes with a RST is not taken from its sender's state (RFC 9293 3.10.7). */
-	if (!p->whole || p->tcp_flags & NM_TCP_RST)
+	/* What comes with a RST is not taken from its sender's state (RFC 9293 3.10.7), nor is another SYN amid a connection (RFC 5961 4). */
+	if (!p->whole || p->tcp_flags & NM_TCP_RST ||
+	    (p->tcp_flags & NM_TCP_SYN && me->marks & NM_SIDE_ACKED && p->seq + 1 != me->next_seq))
 		return;
 	length = p->payload_bytes + !!(p->tcp_flags & NM_TCP_SYN) + (p->tcp_flags & NM_TCP_FIN);
 	end = p->seq + length;

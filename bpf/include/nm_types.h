@@ -56,6 +56,7 @@ enum nm_kind {
 	NM_KIND_FRAGMENT_ORPHAN,  /* counted: later fragment whose first was not seen, in a flow without ports */
 	NM_KIND_EVENT_LOST,	  /* event: the buffer was full */
 	NM_KIND_QUOTE_REFUSED,	  /* counted: ICMP error that quotes a segment which is not on its way */
+	NM_KIND_RESET_REFUSED,	  /* counted: RST that its receiver can't be waiting for */
 	NM_KIND_STAMP_HARDWARE,	  /* round trip: by the network card's stamps */
 	NM_KIND_STAMP_SOFTWARE,	  /* round trip: by the kernel's clock although hardware stamps were asked for */
 	NM_KIND_STAMP_MISSING,	  /* round trip not taken: only one of its packets had a hardware stamp */

@@ -182,6 +182,9 @@ pub struct KernelStats {
     /// ICMP errors that quote a segment which is not on its way, forged or very late: they name no flow.
     #[serde(default)]
     pub icmp_errors_refused: u64,
+    /// TCP resets that their receiver can't be waiting for, forged or very late: they end no flow.
+    #[serde(default)]
+    pub tcp_resets_refused: u64,
     /// With `capture.timestamp_source: hardware`: round trips by the network card's stamps, by the kernel's clock because there
     /// was no stamp, and those not taken because only one of two packets had one.
     #[serde(default)]

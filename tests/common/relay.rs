@@ -188,7 +188,8 @@ impl Drop for Relay {
     }
 }
 
-fn packet_socket(interface: &str) -> OwnedFd {
+/// Hears and sends whole frames on an interface of the thread's namespace.
+pub fn packet_socket(interface: &str) -> OwnedFd {
     // Protocol 0: it hears nothing until it is bound to its interface. Closed in whatever the test starts.
     let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)
         .expect("this test needs root: a packet socket can't be opened");

@@ -55,6 +55,7 @@ impl Work {
             },
             tracing,
             icmp_errors_refused: self.object.kind(nm_kind::NM_KIND_QUOTE_REFUSED),
+            tcp_resets_refused: self.object.kind(nm_kind::NM_KIND_RESET_REFUSED),
             rtt_stamps: [
                 nm_kind::NM_KIND_STAMP_HARDWARE,
                 nm_kind::NM_KIND_STAMP_SOFTWARE,

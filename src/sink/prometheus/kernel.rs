@@ -83,6 +83,11 @@ pub(super) fn families(page: &mut Page, stats: &KernelStats) {
         vec![count(&[], stats.icmp_errors_refused)],
     );
     page.counter(
+        "netmon_tcp_resets_refused_total",
+        "TCP resets that their receiver can't be waiting for, forged or very late: they end no flow.",
+        vec![count(&[], stats.tcp_resets_refused)],
+    );
+    page.counter(
         "netmon_latency_samples_left_out_total",
         "Round trips that are not in netmon_latency_seconds: more in one bucket than it holds between two reports.",
         vec![count(&[], stats.rtt_samples_left_out)],
