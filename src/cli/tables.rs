@@ -1,6 +1,5 @@
 //! Tables that fit the terminal, and numbers that people read.
 
-use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr};
 
 use comfy_table::{ContentArrangement, Table};
@@ -95,10 +94,15 @@ pub fn app(record: &FlowRecord) -> String {
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_header(header.to_vec());
-    if std::io::stdout().is_terminal() {
+    if terminal_width().is_some() {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     table
+}
+
+/// Characters in a line of the terminal, if that is what answers go to.
+fn terminal_width() -> Option<usize> {
+    Table::new().width().map(usize::from)
 }
 
 /// Interfaces, and the tunnel that it was seen in.
@@ -151,21 +155,35 @@ impl Flows {
 
     /// The table.
     pub fn table(self) -> Table {
-        let shown: Vec<bool> = (0..FLOW_TITLES.len())
-            .map(|column| {
-                !["SERVER NAME", "NAT"].contains(&FLOW_TITLES[column])
-                    || self.rows.iter().any(|row| !row[column].is_empty())
-            })
-            .collect();
-        let titles: Vec<&str> =
-            FLOW_TITLES.iter().zip(&shown).filter(|(_, shown)| **shown).map(|(title, _)| *title).collect();
-        let mut table = table(&titles);
+        let columns = self.columns(terminal_width().unwrap_or(usize::MAX));
+        let mut table = table(&columns.iter().map(|column| FLOW_TITLES[*column]).collect::<Vec<_>>());
         for row in self.rows {
-            table.add_row(row.into_iter().zip(&shown).filter(|(_, shown)| **shown).map(|(cell, _)| cell));
+            table.add_row(columns.iter().map(|column| &row[*column]));
         }
         table
     }
+
+    /// Those that tell something, and have room within so many characters.
+    fn columns(&self, room: usize) -> Vec<usize> {
+        let longest =
+            |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let rare = |column: usize| ["SERVER NAME", "NAT"].contains(&FLOW_TITLES[column]);
+        let mut columns: Vec<usize> =
+            (0..FLOW_TITLES.len()).filter(|column| !rare(*column) || longest(*column) > 0).collect();
+        for title in GIVE_WAY {
+            // A space on either side.
+            let width = |column: &usize| longest(*column).max(FLOW_TITLES[*column].len()) + 2;
+            if columns.iter().map(width).sum::<usize>() <= room {
+                break;
+            }
+            columns.retain(|column| FLOW_TITLES[*column] != title);
+        }
+        columns
+    }
 }
+
+/// Columns that give way where a terminal is too narrow for all, the first one first: rather none than one of single letters.
+const GIVE_WAY: [&str; 4] = ["INTERFACES", "DIRECTION", "LASTED", "APP"];
 
 /// The cells of a flow that are always shown.
 pub fn flow_cells(record: &FlowRecord) -> [String; 10] {
@@ -220,6 +238,30 @@ mod tests {
         here.pod = Some("web-0".into());
         assert_eq!(shown(&here), "shop/web-0:80");
         assert_eq!(end(&here, true), "shop/web:80 (web-0)");
+    }
+
+    #[test]
+    fn columns_that_say_least_give_way_on_a_narrow_terminal() {
+        let row = [
+            "tcp",
+            "tls",
+            "",
+            "10.0.0.1:40000",
+            "10.0.0.2:443",
+            "",
+            "closed",
+            "egress",
+            "1 B",
+            "2 B",
+            "3 s",
+            "e0",
+        ];
+        let flows = Flows { rows: vec![row.map(str::to_owned)] };
+        let shown =
+            |room| flows.columns(room).into_iter().map(|column| FLOW_TITLES[column]).collect::<Vec<_>>();
+        assert_eq!((shown(200).len(), shown(97).len()), (10, 10));
+        assert!(!shown(96).contains(&"INTERFACES") && shown(96).len() == 9);
+        assert_eq!(shown(1), ["PROTO", "SOURCE", "DESTINATION", "STATE", "SENT", "RECEIVED"]);
     }
 
     #[test]
