@@ -109,7 +109,6 @@ static __always_inline void nm_know(struct __sk_buff *skb, struct nm_bucket *buc
 	u32 slot = nm_slot_of(&scratch->at);
 	struct nm_wide *wide = (struct nm_wide *)bucket;
 	struct nm_track *track = &wide->track[slot];
-	const u32 *who = wide->timing[slot].who;
 	bool tcp = p->protocol == IPPROTO_TCP, old = false;
 	u32 on = nm_on(), owner;
 	bool ask_receiver;
@@ -118,7 +117,9 @@ static __always_inline void nm_know(struct __sk_buff *skb, struct nm_bucket *buc
 	owner = bucket->hot[slot].owner[side];
 	/* Where the first datagram goes; a lookup costs as much as all else that is done for a new flow. */
 	ask_receiver = !before && p->protocol == IPPROTO_UDP && (!(owner & 1) || owner >> 1 == NM_LOOPBACK);
-	if (on & NM_FEATURE_WHO && before < NM_WHO_PACKETS && (!who[side] || (ask_receiver && !who[!side])))
+	/* A pointer to `who` would stay on the stack, of which there is nothing left (bpf/README.md). */
+	if (on & NM_FEATURE_WHO && before < NM_WHO_PACKETS &&
+	    (!wide->timing[slot].who[side] || (ask_receiver && !wide->timing[slot].who[!side])))
 		nm_ask_who(skb, side, ask_receiver);
 	if (on & NM_FEATURE_MESSAGES && tcp)
 		old = nm_is_old(&track->side[side], p);
