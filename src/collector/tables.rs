@@ -3,7 +3,8 @@
 //!
 //! A resize never stops capture: publish the new table, wait a grace period (nothing is claimed in the old one any
 //! more), let `nm_move` claim a new slot for each old one, wait again (nothing is counted in the old slots any
-//! more), add what the old slots counted to the new ones, free the old table.
+//! more), add what the old slots counted to the new ones, free the old table. Flows that find no place in a new
+//! table that is full itself end and are opened anew, since it can't grow before the old one is gone.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -28,7 +29,7 @@ const ZEROED: f64 = 1e9;
 const BRIM: f64 = 0.8;
 /// Fill of the largest table with `max_flows` flows: nothing overflows before.
 const FULL: f64 = 0.62;
-/// A table this empty for a while is moved to a smaller one: at most 300 bytes a flow.
+/// A table this empty for a while is moved to a smaller one: at most 300 bytes a flow, 660 with features.
 const SHRINK_BELOW: f64 = 0.55;
 /// That while.
 const CALM: Duration = Duration::from_secs(10);
@@ -92,6 +93,8 @@ enum Resize {
     Merging(u64),
     /// Adding what the old slots counted to the new ones: next slot, and slots that had to stay.
     Collecting { at: u32, left: u64 },
+    /// The new table is full before all flows of the old one are in it: those that are left are handed over, from this slot on.
+    LettingGo(u32),
     /// Some slots had to stay, most often those that found no place in the new table: the old one stays in use.
     Again(Instant),
     /// The old table is out of use; waiting until nobody looks into it.
@@ -105,6 +108,8 @@ pub struct Handed {
     pub moved: Vec<SlotRef>,
     /// Dead in the old table, and not yet on their way out.
     pub strays: Vec<SlotRef>,
+    /// Live in the old table, which can't go before they have.
+    pub unplaced: Vec<SlotRef>,
 }
 
 /// Slots of the largest table for so many flows.
@@ -257,7 +262,7 @@ impl Tables {
     pub fn pause(&self, tick: Duration) -> Duration {
         match self.resize {
             Resize::Settled => tick,
-            Resize::Moving | Resize::Collecting { .. } => Duration::ZERO,
+            Resize::Moving | Resize::Collecting { .. } | Resize::LettingGo(_) => Duration::ZERO,
             _ => tick / 16,
         }
     }
@@ -366,11 +371,19 @@ impl Tables {
                 } else if left == 0 {
                     object.set_control(|control| control.previous = NO_TABLE);
                     Resize::Retiring(grace.after_now())
+                } else if object.control().move_failed == 0 {
+                    Resize::Again(Instant::now() + SOON)
+                } else if self.must_grow(flows as f64) {
+                    Resize::LettingGo(0)
                 } else {
-                    Resize::Again(
-                        Instant::now() + if object.control().move_failed > 0 { AGAIN } else { SOON },
-                    )
+                    Resize::Again(Instant::now() + AGAIN)
                 }
+            }
+            Resize::LettingGo(at) => {
+                let end = self.get(self.previous).map_or(0, |table| table.slots());
+                let next = at.saturating_add(COLLECT_SLOTS).min(end);
+                handed.unplaced.extend(self.live(at..next));
+                if next < end { Resize::LettingGo(next) } else { Resize::Again(Instant::now() + SOON) }
             }
             Resize::Again(until) if Instant::now() >= until => {
                 object.set_control(|control| (control.move_cursor, control.move_failed) = (0, 0));
@@ -394,6 +407,11 @@ impl Tables {
         Ok(())
     }
 
+    /// Whether so many flows ask for a larger table than the current one, and may have it.
+    fn must_grow(&self, flows: f64) -> bool {
+        flows / self.slots() as f64 > GROW_ABOVE && self.slots() < self.max_slots
+    }
+
     /// Another size, if the number of flows, now and soon, asks for it.
     fn wanted(&mut self, flows: u64) -> Option<u64> {
         let slots = self.slots() as f64;
@@ -406,7 +424,7 @@ impl Tables {
         if !calm {
             self.calm_since = None;
         }
-        let grow = expected / slots > GROW_ABOVE && self.slots() < self.max_slots;
+        let grow = self.must_grow(expected);
         let shrink = calm && calm_since.elapsed() > CALM;
         if !grow && !shrink || self.retry_at.is_some_and(|at| Instant::now() < at) {
             return None;
@@ -425,6 +443,13 @@ impl Tables {
             return None;
         }
         Some(if last { most } else { wanted.clamp(least, most) })
+    }
+
+    /// Those of the previous table's slots that are neither free nor dead.
+    fn live(&self, slots: std::ops::Range<u32>) -> impl Iterator<Item = SlotRef> {
+        let old = self.get(self.previous);
+        let live = move |slot: &u32| old.is_some_and(|old| !matches!(old.tag(*slot), 0 | DEAD..));
+        slots.filter(live).map(|slot| SlotRef::new(self.previous, slot))
     }
 
     /// Adds what moved slots of the previous table counted to their new places; returns how many slots have to

@@ -406,7 +406,14 @@ impl Work {
         for slot in handed.strays {
             self.bury_dead(slot);
         }
-        for slot in std::mem::take(&mut self.postponed) {
+        if !handed.unplaced.is_empty() {
+            let flows = handed.unplaced.len();
+            tracing::warn!(
+                flows,
+                "more flows came than the new table was made for: these end, and are opened anew"
+            );
+        }
+        for slot in handed.unplaced.into_iter().chain(std::mem::take(&mut self.postponed)) {
             self.bury(slot);
         }
         if self.sweep_left > 0 && !handed.moved.is_empty() {
