@@ -178,10 +178,12 @@ NM_GLOBAL int nm_place_new(struct __sk_buff *skb, u64 tag, u32 side_and_hook, u3
 		return NM_LEFT_OUT;
 	if (answer == NM_TRANSLATED) {
 		placed = nm_pair(skb, tag, side, false);
-		if (placed)
+		if (placed) {
+			nm_claim_own(skb, scratch, tag, side);
 			return placed;
+		}
 	}
-	if (nm_open(skb, scratch, tag, side, now_ticks, again)) {
+	if (nm_open(skb, tag, side, now_ticks, again)) {
 		if (answer == NM_TRANSLATED)
 			nm_claim_alias(skb, scratch->other.tag, tag, scratch->other.side, false);
 		return NM_PLACED | side;

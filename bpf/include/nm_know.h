@@ -146,7 +146,7 @@ static __always_inline void nm_know(struct __sk_buff *skb, struct nm_bucket *buc
 	} else if (!old && !(p->tcp_flags & NM_TCP_RST) && (counts || !tcp)) {
 		if (tcp && !(on & NM_FEATURE_TIMING))
 			nm_advance(&track->side[side], p);
-		nm_message(skb, side);
+		nm_message(skb, wide->timing[slot].app, side);
 	}
 }
 

@@ -238,8 +238,9 @@ struct nm_scratch {
 	struct nm_place at;
 	u32 runs; /* of the programs on this CPU: which of them are timed */
 	u32 vni;
-	struct nm_other other; /* what nm_ask has found */
-	struct nm_cold cold;   /* of the slot that is being filled: the stack is short */
+	struct bpf_sock_tuple asked; /* whom nm_ask asks for */
+	struct nm_other other;	     /* what it has found */
+	struct nm_cold cold;	     /* of the slot that is being filled: the stack is short */
 	struct nm_hot hot;
 	struct nm_packet outer; /* what the packet came in, if it came out of a tunnel */
 	u8 message[NM_MESSAGE_BYTES];

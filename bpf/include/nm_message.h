@@ -292,10 +292,12 @@ static __always_inline u32 nm_http_code(const struct nm_http_head *head)
 	return hundreds * 100 + tens * 10 + ones;
 }
 
+const volatile struct nm_http_counts nm_no_http __weak; /* what an entry of nm_http begins as */
+
 /* The counts of a server; of all others if there is no room for it. */
 static __always_inline struct nm_http_counts *nm_http_of(const struct nm_cold *cold, u32 side)
 {
-	struct nm_http_counts none = {}, *counts;
+	struct nm_http_counts *counts;
 	struct nm_http_server server = {};
 
 	__builtin_memcpy(server.address, cold->address[side & 1], sizeof(server.address));
@@ -304,7 +306,7 @@ static __always_inline struct nm_http_counts *nm_http_of(const struct nm_cold *c
 	counts = bpf_map_lookup_elem(&nm_http, &server);
 	if (counts)
 		return counts;
-	bpf_map_update_elem(&nm_http, &server, &none, BPF_NOEXIST);
+	bpf_map_update_elem(&nm_http, &server, (const void *)&nm_no_http, BPF_NOEXIST);
 	counts = bpf_map_lookup_elem(&nm_http, &server);
 	if (counts)
 		return counts;
@@ -374,23 +376,12 @@ NM_GLOBAL int nm_http_payload(struct __sk_buff *skb, u32 side)
 }
 
 /* Each payload of a flow that has NM_MARK_MESSAGES. */
-NM_GLOBAL int nm_message(struct __sk_buff *skb, u32 side)
+static __always_inline void nm_message(struct __sk_buff *skb, u8 app, u32 side)
 {
-	struct nm_scratch *scratch = nm_in_hand();
-	struct nm_wide *wide;
-	u8 app;
-
-	if (!(nm_features & NM_FEATURE_MESSAGES) || !scratch)
-		return 0;
-	wide = nm_wide_at(&scratch->at);
-	if (!wide)
-		return 0;
-	app = wide->timing[nm_slot_of(&scratch->at)].app;
 	if (app == NM_APP_DNS && nm_on() & NM_FEATURE_DNS)
 		nm_dns_payload(skb, side);
 	else if (app == NM_APP_HTTP && nm_on() & NM_FEATURE_HTTP)
 		nm_http_payload(skb, side);
-	return 0;
 }
 
 #endif

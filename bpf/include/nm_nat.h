@@ -103,23 +103,24 @@ static __always_inline struct nf_conn *nm_own_entry(struct __sk_buff *skb)
 	return (struct nf_conn *)(word & NM_NFCT_POINTER);
 }
 
-static __always_inline struct nf_conn *nm_look_up(struct __sk_buff *skb, const struct nm_packet *p)
+static __always_inline struct nf_conn *nm_look_up(struct __sk_buff *skb, struct nm_scratch *scratch)
 {
+	const struct nm_packet *p = &scratch->packet;
 	struct bpf_ct_opts___nm opts = {.netns_id = BPF_F_CURRENT_NETNS, .l4proto = p->protocol};
-	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock_tuple *tuple = &scratch->asked;
 
 	if (p->family == 4) {
-		tuple.ipv4.saddr = p->source[0];
-		tuple.ipv4.daddr = p->destination[0];
-		tuple.ipv4.sport = p->source_port_be;
-		tuple.ipv4.dport = p->destination_port_be;
-		return bpf_skb_ct_lookup(skb, &tuple, sizeof(tuple.ipv4), &opts, sizeof(opts));
+		tuple->ipv4.saddr = p->source[0];
+		tuple->ipv4.daddr = p->destination[0];
+		tuple->ipv4.sport = p->source_port_be;
+		tuple->ipv4.dport = p->destination_port_be;
+		return bpf_skb_ct_lookup(skb, tuple, sizeof(tuple->ipv4), &opts, sizeof(opts));
 	}
-	__builtin_memcpy(tuple.ipv6.saddr, p->source, 16);
-	__builtin_memcpy(tuple.ipv6.daddr, p->destination, 16);
-	tuple.ipv6.sport = p->source_port_be;
-	tuple.ipv6.dport = p->destination_port_be;
-	return bpf_skb_ct_lookup(skb, &tuple, sizeof(tuple.ipv6), &opts, sizeof(opts));
+	__builtin_memcpy(tuple->ipv6.saddr, p->source, 16);
+	__builtin_memcpy(tuple->ipv6.daddr, p->destination, 16);
+	tuple->ipv6.sport = p->source_port_be;
+	tuple->ipv6.dport = p->destination_port_be;
+	return bpf_skb_ct_lookup(skb, tuple, sizeof(tuple->ipv6), &opts, sizeof(opts));
 }
 
 /* Both keys of a translated conversation, as its opener sends: before translation and after. */
@@ -181,7 +182,7 @@ NM_GLOBAL int nm_ask(struct __sk_buff *skb, u64 tag, u32 hook)
 	} else if (nm_ask_conntrack && (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP) &&
 		   nm_control.ask_in && (p->tcp_flags & (NM_TCP_SYN | NM_TCP_ACK)) != NM_TCP_SYN) {
 		/* Whoever begins is not known yet. The other way in the entry is missed only by what was met halfway. */
-		entry = nm_look_up(skb, p);
+		entry = nm_look_up(skb, scratch);
 		if (!entry)
 			return NM_UNKNOWN;
 		answer = nm_read_entry(entry, p, before, after);
@@ -245,6 +246,12 @@ NM_GLOBAL int nm_claim_alias(struct __sk_buff *skb, u64 tag, u64 flow, u32 side,
 	return 0;
 }
 
+/* Of the packet in hand, whose flow nm_pair has found by its other key. Not called there: frames add up. */
+static __always_inline void nm_claim_own(struct __sk_buff *skb, const struct nm_scratch *scratch, u64 tag, u32 side)
+{
+	nm_claim_alias(skb, tag, scratch->other.tag, side, true);
+}
+
 /* A slot that packets must not find any more leaves. */
 static __always_inline void nm_dismiss(struct __sk_buff *skb, const struct nm_place *at, u64 tag)
 {
@@ -271,8 +278,8 @@ static __always_inline bool nm_is_alias(const struct nm_place *at)
 
 /*
  * The packet in hand belongs to a conversation whose other key nm_ask has found. If that has a flow, the packet is one of its, and
- * its own key becomes an alias. Else NM_NO_PLACE: its own key is the flow's, and the other one to be the alias. `here`: it has a slot
- * already.
+ * its own key is to be an alias (nm_claim_own). Else NM_NO_PLACE: its own key is the flow's, and the other one to be the alias.
+ * `here`: it has a slot already.
  */
 NM_GLOBAL int nm_pair(struct __sk_buff *skb, u64 tag, u32 side, bool here)
 {
@@ -295,7 +302,6 @@ NM_GLOBAL int nm_pair(struct __sk_buff *skb, u64 tag, u32 side, bool here)
 	/* Both were opened before either knew of the other: what this one has counted is told as it is. */
 	if (here)
 		nm_dismiss(skb, &scratch->at, tag);
-	nm_claim_alias(skb, tag, other, side, true);
 	scratch->at = there;
 	return NM_PLACED | ((side ^ scratch->other.swapped) & 1);
 }
@@ -326,8 +332,10 @@ NM_GLOBAL int nm_join(struct __sk_buff *skb, u64 tag, u32 side_and_hook, u32 now
 		/* Only now may its entry be there: the opener's packet came in before it was made. */
 		if (hook == NM_EGRESS && nm_ask(skb, tag, hook) == NM_TRANSLATED) {
 			answer = nm_pair(skb, tag, side, true);
-			if (answer)
+			if (answer) {
+				nm_claim_own(skb, scratch, tag, side);
 				return answer;
+			}
 			nm_claim_alias(skb, scratch->other.tag, tag, scratch->other.side, false);
 		}
 		return NM_PLACED | side;

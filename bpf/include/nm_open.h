@@ -62,15 +62,23 @@ static __always_inline void nm_clear_lines(struct nm_scratch *scratch)
 	__builtin_memset(&scratch->hot, 0, sizeof(scratch->hot));
 }
 
-static __always_inline bool nm_open(struct __sk_buff *skb, struct nm_scratch *scratch, u64 tag, u32 side, u32 now_ticks,
-				    bool again)
+/* A slot for the packet in hand; false: there is no room. `again`: its ports were used a moment ago. */
+NM_GLOBAL int nm_open(struct __sk_buff *skb, u64 tag, u32 side, u32 now_ticks, bool again)
 {
-	const struct nm_packet *p = &scratch->packet;
-	struct nm_cold *cold = &scratch->cold;
-	struct nm_place *at = &scratch->at;
-	struct nm_hot *hot = &scratch->hot;
+	struct nm_scratch *scratch = nm_in_hand();
+	const struct nm_packet *p;
+	struct nm_cold *cold;
+	struct nm_place *at;
+	struct nm_hot *hot;
 	bool fresh;
 
+	if (!scratch)
+		return false;
+	p = &scratch->packet;
+	cold = &scratch->cold;
+	at = &scratch->at;
+	hot = &scratch->hot;
+	side &= 1;
 	nm_clear_lines(scratch);
 	nm_set_key(cold, p, side);
 	cold->icmp_type = p->icmp_type;
