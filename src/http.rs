@@ -17,7 +17,7 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -179,8 +179,12 @@ where
         let answering = Arc::new(());
         let held = Arc::clone(&answering);
         let service = service.clone();
-        let service = service_fn(move |request| {
+        let service = service_fn(move |mut request: Request<Incoming>| {
             let held = Arc::clone(&held);
+            // An authority alone is for CONNECT (RFC 9112 3.2.3), which nobody here answers; what is behind takes a path for granted.
+            if request.uri().path_and_query().is_none() {
+                *request.uri_mut() = Uri::from_static("/");
+            }
             let answer = service.call(request);
             async move {
                 // Held until the last of the body is on its way.

@@ -15,7 +15,7 @@ use common::net::Net;
 use common::random::Random;
 
 /// What is asked rightly.
-const ASKED: [&str; 8] = [
+const ASKED: [&str; 9] = [
     "GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n",
     "GET /v1/flows?protocol=udp&limit=3&sort=bytes HTTP/1.1\r\nhost: x\r\n\r\n",
     "GET /v1/flows?cidr=10.0.0.0/8&since=1h HTTP/1.1\r\nhost: x\r\naccept: */*\r\n\r\n",
@@ -24,6 +24,7 @@ const ASKED: [&str; 8] = [
     "POST /v1/config/reload HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
     "GET /readyz HTTP/1.0\r\n\r\n",
+    "GET status:80 HTTP/1.1\r\nhost: x\r\n\r\n",
 ];
 
 /// Something like it.

@@ -263,14 +263,18 @@ impl<'a> Agent<'a> {
         panic!("what was counted is not what flows hold or metrics tell: {last:#}\n{}", self.log());
     }
 
-    /// SIGTERM; must end well within ten seconds.
+    /// SIGTERM; must end well within ten seconds, and no thread of it may have panicked until then.
     pub fn stop(mut self) -> String {
         self.signal("TERM");
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                assert!(status.success(), "the agent ended with {status}\n{}", self.log());
-                return self.log();
+                let log = self.log();
+                assert!(
+                    status.success() && !log.contains("panicked at"),
+                    "the agent ended with {status}\n{log}"
+                );
+                return log;
             }
             assert!(Instant::now() < deadline, "the agent does not end\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
