@@ -174,7 +174,7 @@ section!(
 section!(
     /// `flow`
     FlowSettings {
-        max_flows: u64 = "Flows at most.",
+        max_flows: u64 = "Flows that find room in any case.",
         #[serde(with = "values::millis")]
         flow_timeout: Duration = "Idle flows leave after this.",
         #[serde(with = "values::millis")]

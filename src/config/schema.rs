@@ -111,7 +111,12 @@ pub const KEYS: &[Key] = &[
         "how events reach the agent",
     ),
     key("capture.decapsulate", Kind::Words(TUNNELS), "[]", "tunnels whose inner packets are counted"),
-    live("flow.max_flows", Kind::Integer(1, 16_000_000), "1000000", "flows at most"),
+    live(
+        "flow.max_flows",
+        Kind::Integer(1, 16_000_000),
+        "1000000",
+        "flows that find room in any case; up to 1.6 times as many may",
+    ),
     live("flow.flow_timeout", Kind::Duration(1000), "300s", "idle flows leave after this (also max_age)"),
     live("flow.connect_timeout", Kind::Duration(100), "10s", "an unanswered attempt has failed after this"),
     live("flow.active_interval", Kind::Duration(100), "5s", "long flows report this often"),
