@@ -422,11 +422,6 @@ impl Work {
         }
         for slot in handed.moved {
             let table = self.tables.get(slot.entry());
-            if table.is_some_and(|table| table.alias(slot.slot()).is_some()) {
-                // The event that told of it named the old slot, and may come after the move.
-                self.adopt(slot);
-                continue;
-            }
             if let Some((table, snapshot)) = table.and_then(|table| Some((table, table.read(slot.slot())?))) {
                 // It waited in the queue under its old name; its event named the old slot, however long ago.
                 if snapshot.hot.bytes != table.told(slot.slot()).bytes
@@ -440,6 +435,9 @@ impl Work {
                 } else if attempt_open(&snapshot) {
                     self.attempts.push(slot, now);
                 }
+            } else {
+                // An alias: the event that told of it named the old slot, and may come after the move.
+                self.adopt(slot);
             }
         }
     }
