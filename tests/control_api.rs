@@ -162,6 +162,38 @@ fn ctrl_c_before_the_end_is_told_and_leaves_no_half_of_a_bundle() {
 }
 
 #[test]
+fn a_dump_that_is_taken_too_slowly_breaks_off_and_says_so_and_the_table_grows() {
+    let net = Net::two_hosts();
+    let agent = Agent::start(&net, "a", "");
+    net.exec("b", "ip route add blackhole 10.1.0.1");
+    net.send_udp("a", "10.1.0.2", 10_000..30_000, 1);
+    let table = |agent: &Agent<'_>| agent.cli(&["status"])["kernel_stats"]["table"].clone();
+    agent.wait("the first flows", 10, |agent| table(agent)["entries"].as_u64() >= Some(20_000));
+    let slow = |output: &str| {
+        let mut command = agent.client();
+        command.args(["flows", "dump", "--output", output]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut client = command.spawn().unwrap();
+        client.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        client
+    };
+    let clients = ["json", "ndjson"].map(slow);
+    // A burst may have moved the table already; one socket is one flow a port.
+    let before = table(&agent)["resizes"].as_u64();
+    for _ in 0..3 {
+        net.send_udp("a", "10.1.0.2", 1_000..=u16::MAX, 1);
+    }
+    agent.wait("a larger table", 20, |agent| table(agent)["resizes"].as_u64() > before);
+    assert_eq!(agent.flows(&["--port", "60000"]).len(), 3, "those who come later wait for the move");
+    for client in clients {
+        let output = client.wait_with_output().unwrap();
+        let (lines, words) = (output.stdout.len(), String::from_utf8(output.stderr).unwrap());
+        assert_eq!(output.status.code(), Some(1), "{lines} bytes, {words}");
+        assert!(words.contains("taken too slowly"), "{words}");
+    }
+    assert!(agent.stop().contains("a dump of flows breaks off"));
+}
+
+#[test]
 fn client_ports_are_folded_in_what_followers_get() {
     let net = Net::two_hosts();
     let agent = Agent::start(&net, "a", "flow: { active_interval: 500ms, aggregation: true }");

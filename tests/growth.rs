@@ -4,9 +4,12 @@
 #[path = "programs/frame.rs"]
 mod frame;
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use frame::{Ipv4, ethernet, udp};
+use netmon::collector::Part;
+use netmon::collector::readers::{Moved, Reading};
 use netmon::collector::tables::{FIRST_SLOTS, Handed, SlotRef, Tables};
 use netmon::kernel::events::Nudge;
 use netmon::kernel::grace::Grace;
@@ -87,4 +90,49 @@ fn a_table_that_is_full_before_the_move_to_it_is_over_grows_all_the_same() {
     growing.tend(counted, "the end of its move", Tables::is_settled);
     let before = growing.open(0);
     assert_eq!(growing.open(1000) - before, 1000, "there is room again");
+}
+
+/// All flows, in two parts as two threads would.
+fn count(reading: &Reading) -> Result<u64, Moved> {
+    let mut flows = 0;
+    for number in 0..2 {
+        reading.visit(Part { number, of: 2 }, &mut |_| {
+            flows += 1;
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(flows)
+}
+
+#[test]
+fn a_table_does_not_move_while_somebody_reads_and_nobody_reads_while_it_moves() {
+    let mut growing = Growing::new();
+    let reading = growing.tables.readers().read();
+    let flows = growing.open(24_000);
+    growing.tend(flows, "a larger table", |tables| tables.slots() > FIRST_SLOTS);
+    let while_waiting = Instant::now() + Duration::from_millis(300);
+    growing.tend(flows, "some time", |_| Instant::now() > while_waiting);
+    assert!(!growing.tables.resizing(), "it waits");
+    assert_eq!(count(&reading), Ok(flows));
+    let readers = growing.tables.readers();
+    let later = std::thread::spawn(move || count(&readers.read()));
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!later.is_finished(), "those who come later wait for the move");
+    drop(reading);
+    growing.tend(flows, "the end of the move", Tables::is_settled);
+    assert_eq!(later.join().unwrap(), Ok(flows));
+    assert_eq!(count(&growing.tables.readers().read()), Ok(flows));
+}
+
+#[test]
+fn a_table_waits_for_readers_no_longer_than_it_has_room_and_tells_them() {
+    let mut growing = Growing::new();
+    let reading = growing.tables.readers().read();
+    let flows = growing.open(24_000);
+    growing.tend(flows, "a larger table", |tables| tables.slots() > FIRST_SLOTS);
+    let began = Instant::now();
+    let counted = growing.open(growing.tables.slots() as u32);
+    growing.tend(counted, "a move at once", Tables::resizing);
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert_eq!(count(&reading), Err(Moved));
 }

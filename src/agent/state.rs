@@ -1,6 +1,5 @@
 //! What the running agent tells of itself: the source of the control API.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -8,11 +7,11 @@ use std::time::Instant;
 use jiff::Timestamp;
 use tokio::sync::{broadcast, watch};
 
+use crate::api::Source;
 use crate::api::status::{About, Accounting, InterfaceStatus, Note, Status};
-use crate::api::{Source, Which};
 use crate::clock::WallClock;
 use crate::collector::handle::Report;
-use crate::collector::{Handle, Part};
+use crate::collector::{Flows, Handle};
 use crate::config::{self, Config};
 use crate::detect::Detector;
 use crate::detect::alert::AlertRecord;
@@ -138,20 +137,13 @@ impl Source for State {
         }
     }
 
-    fn visit(&self, which: Which, part: Part, visit: &mut dyn FnMut(&Flow) -> ControlFlow<()>) {
-        let mut over = false;
-        self.collector.view().visit(part, &mut |flow| {
-            let flow = visit(flow);
-            over = flow.is_break();
-            flow
-        });
-        // Few, next to the table: they go with its first part.
-        if which == Which::All && part.number == 0 && !over {
-            // Copied, so that sinks don't wait for a slow reader.
-            let ended: Vec<Flow> =
-                self.history.lock().unwrap_or_else(PoisonError::into_inner).newest_first().copied().collect();
-            let _ = ended.iter().try_for_each(visit);
-        }
+    fn flows(&self) -> Flows {
+        self.collector.view().read()
+    }
+
+    fn ended(&self) -> Vec<Flow> {
+        // Copied, so that sinks don't wait for a slow reader.
+        self.history.lock().unwrap_or_else(PoisonError::into_inner).newest_first().copied().collect()
     }
 
     fn alerts(&self) -> Vec<AlertRecord> {

@@ -12,9 +12,9 @@ use warp::http::StatusCode;
 use warp::hyper::body::Bytes;
 
 use super::filter::{BadParameter, Filter};
-use super::server::{Reply, error, streamed};
-use super::source::{Source, Which};
-use crate::collector::Part;
+use super::server::{Chunk, Reply, error, streamed};
+use super::source::Source;
+use crate::collector::{Flows, Moved, Part};
 use crate::flow::update::{Batch, Flow};
 
 /// Chunks that may wait for a slow client.
@@ -31,12 +31,13 @@ const SORTED: usize = 100_000;
 /// What a dump was asked for.
 struct Request {
     filter: Filter,
-    which: Which,
+    /// After the flows of the table, those that have ended lately.
+    ended: bool,
     follow: bool,
 }
 
 fn parse(pairs: &[(String, String)]) -> Result<Request, BadParameter> {
-    let mut request = Request { filter: Filter::default(), which: Which::Live, follow: false };
+    let mut request = Request { filter: Filter::default(), ended: false, follow: false };
     let now = Timestamp::now();
     for (name, value) in pairs {
         let flag = || {
@@ -46,7 +47,7 @@ fn parse(pairs: &[(String, String)]) -> Result<Request, BadParameter> {
         };
         match name.as_str() {
             "follow" => request.follow = flag()?,
-            "ended" => request.which = if flag()? { Which::All } else { Which::Live },
+            "ended" => request.ended = flag()?,
             _ => request.filter.set(name, value, now)?,
         }
     }
@@ -102,7 +103,7 @@ impl Ord for Ranked {
 }
 
 struct Lines {
-    chunks: mpsc::Sender<Bytes>,
+    chunks: mpsc::Sender<Chunk>,
     text: Vec<u8>,
     left: usize,
 }
@@ -125,7 +126,7 @@ impl Lines {
             return ControlFlow::Continue(());
         }
         let chunk = Bytes::from(std::mem::replace(&mut self.text, Vec::with_capacity(CHUNK_BYTES + 2048)));
-        if self.chunks.blocking_send(chunk).is_ok() {
+        if self.chunks.blocking_send(Ok(chunk)).is_ok() {
             ControlFlow::Continue(())
         } else {
             ControlFlow::Break(())
@@ -136,24 +137,32 @@ impl Lines {
 async fn dump<S: Source>(
     source: Arc<S>,
     request: Request,
-    chunks: mpsc::Sender<Bytes>,
+    chunks: mpsc::Sender<Chunk>,
     updates: Option<broadcast::Receiver<Batch>>,
     mut ending: broadcast::Receiver<()>,
 ) {
-    let Request { filter, which, .. } = request;
+    let Request { filter, ended, .. } = request;
     let filter = Arc::new(filter);
     let limit = filter.limit.unwrap_or(usize::MAX);
     // Lines are made on all CPUs, unless they have to be counted or sorted.
     let of = if filter.limit.is_some() || filter.sort.is_some() { 1 } else { cpus() };
-    let printing = (0..if updates.is_some() && source.folds() { 0 } else { of }).map(|number| {
-        let lines = Lines { chunks: chunks.clone(), text: Vec::new(), left: limit };
-        let (source, filter) = (Arc::clone(&source), Arc::clone(&filter));
-        tokio::task::spawn_blocking(move || print_part(&*source, &filter, which, Part { number, of }, lines))
-    });
     let mut left = limit;
-    for printed in printing.collect::<Vec<_>>() {
-        let Ok(Some(after)) = printed.await else { return };
-        left = after;
+    if updates.is_none() || !source.folds() {
+        let asked = Arc::clone(&source);
+        let Ok(flows) = tokio::task::spawn_blocking(move || Arc::new(asked.flows())).await else { return };
+        let printing = (0..of).map(|number| {
+            let lines = Lines { chunks: chunks.clone(), text: Vec::new(), left: limit };
+            let (source, filter) = (Arc::clone(&source), Arc::clone(&filter));
+            let share = Share { flows: Arc::clone(&flows), part: Part { number, of }, ended };
+            tokio::task::spawn_blocking(move || print_share(&*source, &filter, share, lines))
+        });
+        let printing: Vec<_> = printing.collect();
+        // The table may move as soon as all parts are read.
+        drop(flows);
+        for printed in printing {
+            let Ok(Some(after)) = printed.await else { return };
+            left = after;
+        }
     }
     let Some(mut updates) = updates else { return };
     loop {
@@ -182,7 +191,7 @@ async fn dump<S: Source>(
             }
             Err(broadcast::error::RecvError::Closed) => return,
         }
-        if (!text.is_empty() && chunks.send(text.into()).await.is_err()) || left == 0 {
+        if (!text.is_empty() && chunks.send(Ok(text.into())).await.is_err()) || left == 0 {
             return;
         }
     }
@@ -193,20 +202,43 @@ fn cpus() -> u32 {
     u32::try_from(cpus).unwrap_or(1).min(PRINTERS)
 }
 
-/// Prints what is there; returns how many more may be printed, `None` when the client is gone.
-fn print_part<S: Source>(
-    source: &S,
-    filter: &Filter,
-    which: Which,
+/// What one of the threads of a dump goes through.
+struct Share {
+    flows: Arc<Flows>,
     part: Part,
-    mut lines: Lines,
-) -> Option<usize> {
+    /// Few, next to the table: they go with its first part.
+    ended: bool,
+}
+
+impl Share {
+    /// Calls `visit` for each flow, until it breaks. Lets go of the table before its end is reached by what ended.
+    fn visit<S: Source>(
+        self,
+        source: &S,
+        visit: &mut dyn FnMut(&Flow) -> ControlFlow<()>,
+    ) -> Result<(), Moved> {
+        let mut over = false;
+        self.flows.visit(self.part, &mut |flow| {
+            let next = visit(flow);
+            over = next.is_break();
+            next
+        })?;
+        drop(self.flows);
+        if self.ended && self.part.number == 0 && !over {
+            let _ = source.ended().iter().try_for_each(visit);
+        }
+        Ok(())
+    }
+}
+
+/// Prints what is there; returns how many more may be printed, `None` when the client is gone or the table has moved.
+fn print_share<S: Source>(source: &S, filter: &Filter, share: Share, mut lines: Lines) -> Option<usize> {
     let presenter = source.presenter();
     let mut gone = ControlFlow::Continue(());
-    if filter.sort.is_some() {
+    let read = if filter.sort.is_some() {
         let keep = lines.left.min(SORTED);
         let mut heap = BinaryHeap::new();
-        source.visit(which, part, &mut |flow| {
+        let read = share.visit(source, &mut |flow| {
             if filter.may_match(flow) && filter.matches(&presenter.record(flow)) {
                 heap.push(Ranked(filter.rank(flow), *flow));
                 if heap.len() > keep {
@@ -221,8 +253,9 @@ fn print_part<S: Source>(
                 break;
             }
         }
+        read
     } else {
-        source.visit(which, part, &mut |flow| {
+        share.visit(source, &mut |flow| {
             if filter.may_match(flow) {
                 let record = presenter.record(flow);
                 if filter.matches(&record) {
@@ -230,7 +263,15 @@ fn print_part<S: Source>(
                 }
             }
             gone
-        });
+        })
+    };
+    if let Err(moved) = read {
+        tracing::warn!(
+            "a dump of flows breaks off: its client took them too slowly for a table that had to grow"
+        );
+        // If its client has gone, nobody asks why.
+        let _ = lines.chunks.blocking_send(Err(moved));
+        return None;
     }
     let flushed = lines.flush();
     (flushed.is_continue() && (gone.is_continue() || lines.left == 0)).then_some(lines.left)

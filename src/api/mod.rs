@@ -15,4 +15,4 @@ pub mod source;
 pub mod status;
 
 pub use filter::Filter;
-pub use source::{Source, Which};
+pub use source::Source;

@@ -11,10 +11,9 @@ use tokio::sync::{broadcast, mpsc};
 use warp::Filter as _;
 use warp::Rejection;
 use warp::http::StatusCode;
-use warp::hyper::body::Bytes;
 
 use super::filter::BadParameter;
-use super::server::{Asked, Reply, error, json, streamed};
+use super::server::{Asked, Chunk, Reply, error, json, streamed};
 use super::source::Source;
 use crate::clock::WallClock;
 use crate::collector::trace::{Trace, TraceError};
@@ -271,7 +270,7 @@ fn begin<S: Source>(source: Arc<S>, pairs: &[(String, String)], over: broadcast:
 struct Reader<S> {
     source: Arc<S>,
     trace: Trace,
-    chunks: mpsc::Sender<Bytes>,
+    chunks: mpsc::Sender<Chunk>,
     /// Kept, so that equal times stay equal.
     clock: WallClock,
     /// Text that the client has not taken yet.
@@ -364,7 +363,7 @@ impl<S: Source> Reader<S> {
         }
         // Without room it waits; what a second adds to it is a short line.
         if let Ok(room) = self.chunks.try_reserve() {
-            room.send(std::mem::take(&mut self.waiting).into());
+            room.send(Ok(std::mem::take(&mut self.waiting).into()));
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Serving the control socket.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
@@ -19,10 +18,10 @@ use warp::http::{Response, StatusCode};
 use warp::hyper::body::Bytes;
 use warp::path::FullPath;
 
-use super::source::{Source, Which};
+use super::source::Source;
 use super::status::FlowTally;
 use super::{config, dump, packets};
-use crate::collector::Part;
+use crate::collector::{Moved, Part};
 use crate::http::{self, Server};
 
 /// Answers that are being made at once, dumps aside; more wait, and are forgotten when their client goes.
@@ -73,7 +72,7 @@ fn group_id(group: &str, file: &str) -> Option<u32> {
     group.parse().ok().or_else(|| std::fs::read_to_string(file).ok()?.lines().find_map(entry))
 }
 
-type Body = Pin<Box<dyn Stream<Item = Result<Bytes, Infallible>> + Send + Sync>>;
+type Body = Pin<Box<dyn Stream<Item = Result<Bytes, Moved>> + Send + Sync>>;
 
 pub(super) struct Reply(Response<Body>);
 
@@ -89,11 +88,16 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     Reply(http::answer(status, "application/json", Box::pin(body)))
 }
 
+/// What is streamed: lines, or why they break off.
+pub(super) type Chunk = Result<Bytes, Moved>;
+
 /// Lines as they come.
-pub(super) fn streamed(body: mpsc::Receiver<Bytes>) -> Reply {
-    let body = futures_util::stream::unfold(body, |mut body| async move {
-        body.recv().await.map(|chunk| (Ok(chunk), body))
-    });
+pub(super) fn streamed(body: mpsc::Receiver<Chunk>) -> Reply {
+    let body =
+        futures_util::stream::unfold(
+            body,
+            |mut body| async move { body.recv().await.map(|chunk| (chunk, body)) },
+        );
     Reply(http::answer(StatusCode::OK, "application/x-ndjson", Box::pin(body)))
 }
 
@@ -128,11 +132,14 @@ impl<S: Source> Asked<S> {
 
 fn flow_stats<S: Source>(source: &Arc<S>) -> Reply {
     let mut tally = FlowTally::default();
-    source.visit(Which::Live, Part::WHOLE, &mut |flow| {
+    let read = source.flows().visit(Part::WHOLE, &mut |flow| {
         tally.add(flow);
         ControlFlow::Continue(())
     });
-    json(StatusCode::OK, &tally.finish(source.status().kernel_stats.table.map_bytes))
+    match read {
+        Ok(()) => json(StatusCode::OK, &tally.finish(source.status().kernel_stats.table.map_bytes)),
+        Err(moved) => error(StatusCode::SERVICE_UNAVAILABLE, &moved.to_string()),
+    }
 }
 
 /// What is known of the messages of a protocol.

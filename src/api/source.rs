@@ -1,12 +1,11 @@
 //! What the API asks the agent for.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
 use super::status::Status;
-use crate::collector::{Handle, Part};
+use crate::collector::{Flows, Handle};
 use crate::detect::alert::AlertRecord;
 use crate::flow::present::Presenter;
 use crate::flow::update::{Batch, Flow};
@@ -14,21 +13,14 @@ use crate::kernel::messages::Messages;
 use crate::kernel::stats::DropStats;
 use crate::reload::Reloader;
 
-/// Which flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    /// Those in the table.
-    Live,
-    /// Those in the table, then those that have ended lately, newest first.
-    All,
-}
-
 /// The agent, seen from the API.
 pub trait Source: Send + Sync + 'static {
     /// The agent's state. Blocking.
     fn status(&self) -> Status;
-    /// Calls `visit` for each flow of a part. Blocking.
-    fn visit(&self, which: Which, part: Part, visit: &mut dyn FnMut(&Flow) -> ControlFlow<()>);
+    /// The flows of the table. Blocking.
+    fn flows(&self) -> Flows;
+    /// Flows that have ended lately, newest first.
+    fn ended(&self) -> Vec<Flow>;
     /// Turns flows into records.
     fn presenter(&self) -> Presenter;
     /// Signs of attack, newest first.

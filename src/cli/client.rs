@@ -169,7 +169,9 @@ impl Lines {
     /// When the connection breaks.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         while let Some(frame) = self.body.frame().await {
-            if let Ok(data) = frame.context("the agent has gone")?.into_data() {
+            if let Ok(data) = frame.context(
+                "the answer broke off: the agent has gone, or these flows were taken too slowly while its table had to grow (its log says so)",
+            )?.into_data() {
                 return Ok(Some(data));
             }
         }

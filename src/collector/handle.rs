@@ -1,7 +1,7 @@
 //! Starting the collector and talking to it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -144,8 +144,7 @@ impl Collector {
             told_only: object.conntrack() == Some(By::Netlink),
         };
         let shared_context = Arc::new(Mutex::new(context));
-        let resizing = Arc::new(AtomicBool::new(false));
-        let view = FlowView { tables: tables.shared(), context: Arc::clone(&shared_context), resizing };
+        let view = FlowView { readers: tables.readers(), context: Arc::clone(&shared_context) };
         let (commands, inbox) = sync_channel(COMMANDS);
         let names = Arc::new(Mutex::new(Arc::new(HashMap::new())));
         let flow_drops = object.flow_drops();
@@ -294,10 +293,5 @@ impl Handle {
     /// Names that flows have asked for; `None` if they are not kept.
     pub fn asked(&self) -> Option<Arc<dyn AskedNames>> {
         self.asked.clone()
-    }
-
-    /// Whether a resize is under way (for tests and `status`).
-    pub fn resizing(&self) -> bool {
-        self.view.resizing.load(Ordering::Acquire)
     }
 }

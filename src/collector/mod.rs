@@ -10,6 +10,7 @@ pub mod handle;
 pub mod hooks;
 pub mod ledger;
 pub mod pairs;
+pub mod readers;
 pub mod rechecks;
 pub mod tables;
 pub mod trace;
@@ -17,4 +18,5 @@ pub mod view;
 mod work;
 
 pub use handle::{Collector, Handle, Settings};
-pub use view::{FlowView, Part};
+pub use readers::{Moved, Part};
+pub use view::{FlowView, Flows};

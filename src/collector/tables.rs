@@ -6,11 +6,12 @@
 //! more), add what the old slots counted to the new ones, free the old table. Flows that find no place in a new
 //! table that is full itself end and are opened anew, since it can't grow before the old one is gone.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::ledger::note;
+use super::readers::Readers;
 use crate::kernel::grace::Grace;
 use crate::kernel::object::{NO_TABLE, Object, TABLE_ENTRIES};
 use crate::kernel::table::{DEAD, Layout, MOVED, Snapshot, Table};
@@ -76,16 +77,13 @@ impl SlotRef {
     }
 }
 
-/// Tables that dumps may read, kept alive by whoever reads.
-pub type SharedTables = Arc<Mutex<Vec<Arc<Table>>>>;
-
 #[derive(Debug)]
 enum Resize {
     /// No resize under way.
     Settled,
     /// A thread makes the new table, which takes a tenth of a second for a million slots.
     Making(JoinHandle<std::io::Result<Table>>),
-    /// The new table takes new flows; waiting until nothing is claimed in the old one.
+    /// The new table takes new flows; waiting until nothing is claimed in the old one, and nobody reads.
     Published(u64),
     /// `nm_move` is at work.
     Moving,
@@ -140,7 +138,7 @@ pub struct Tables {
     ended: (Instant, u64),
     /// Since when the table has been too large.
     calm_since: Option<Instant>,
-    shared: SharedTables,
+    readers: Readers,
 }
 
 impl Tables {
@@ -166,7 +164,7 @@ impl Tables {
             ending: 0.0,
             ended: (Instant::now(), 0),
             calm_since: None,
-            shared: SharedTables::default(),
+            readers: Readers::default(),
         };
         tables.publish(object, 0, Table::create(FIRST_SLOTS.min(max_slots), tables.layout)?)?;
         Ok(tables)
@@ -192,13 +190,12 @@ impl Tables {
     }
 
     fn share(&self) {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        *shared = self.each().map(|(_, table)| Arc::clone(table)).collect();
+        self.readers.set_tables(self.each().map(|(_, table)| Arc::clone(table)).collect());
     }
 
     /// For readers on other threads.
-    pub fn shared(&self) -> SharedTables {
-        Arc::clone(&self.shared)
+    pub fn readers(&self) -> Readers {
+        self.readers.clone()
     }
 
     /// The table in an entry.
@@ -345,7 +342,7 @@ impl Tables {
                 tracing::info!(slots, flows, "flow table moves to another size");
                 Resize::Published(grace.after_now())
             }
-            Resize::Published(number) if grace.passed(number) => {
+            Resize::Published(number) if grace.passed(number) && self.may_move(flows) => {
                 object.set_control(|control| control.move_cursor = 0);
                 Resize::Moving
             }
@@ -366,6 +363,9 @@ impl Tables {
                 let end = self.get(self.previous).map_or(0, |table| table.slots());
                 let next = at.saturating_add(COLLECT_SLOTS).min(end);
                 let left = left + self.collect(at..next, handed);
+                if next == end {
+                    self.readers.end_move();
+                }
                 if next < end {
                     Resize::Collecting { at: next, left }
                 } else if left == 0 {
@@ -385,7 +385,7 @@ impl Tables {
                 handed.unplaced.extend(self.live(at..next));
                 if next < end { Resize::LettingGo(next) } else { Resize::Again(Instant::now() + SOON) }
             }
-            Resize::Again(until) if Instant::now() >= until => {
+            Resize::Again(until) if Instant::now() >= until && self.may_move(flows) => {
                 object.set_control(|control| (control.move_cursor, control.move_failed) = (0, 0));
                 Resize::Moving
             }
@@ -405,6 +405,11 @@ impl Tables {
             waiting => waiting,
         };
         Ok(())
+    }
+
+    /// Whether a move begins now: readers are waited for while the new table has room.
+    fn may_move(&self, flows: u64) -> bool {
+        self.readers.begin_move(self.must_grow(flows as f64))
     }
 
     /// Whether so many flows ask for a larger table than the current one, and may have it.

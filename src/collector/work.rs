@@ -401,7 +401,6 @@ impl Work {
             self.resize_warned = Some(Instant::now());
             tracing::error!(%error, "cannot resize the flow table; trying again");
         }
-        self.view.resizing.store(self.tables.resizing(), Ordering::Release);
         let now = clock::tick_of(clock::monotonic_ns());
         for slot in handed.strays {
             self.bury_dead(slot);

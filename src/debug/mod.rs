@@ -19,8 +19,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use warp::Filter;
 use warp::http::{Response, StatusCode};
 
-use crate::api::{Source, Which};
-use crate::collector::Part;
+use crate::api::Source;
+use crate::collector::{Moved, Part};
 use crate::http::{self, Server};
 use crate::kernel::sampling::{Sample, Sampler};
 use pprof::Profile;
@@ -102,13 +102,17 @@ pub async fn serve<S: Source>(
                 (Err(_), _) => refusal(StatusCode::SERVICE_UNAVAILABLE, "flows are being told; try again"),
                 (Ok(turn), Ok(limit)) => {
                     let limit = usize::try_from(limit).unwrap_or(1);
-                    let lines = tokio::task::spawn_blocking(move || {
+                    let made = tokio::task::spawn_blocking(move || {
                         // To its end, whether its client waits or not.
                         let _turn = turn;
                         lines(&*source, limit)
                     })
                     .await;
-                    http::answer(StatusCode::OK, "application/x-ndjson", lines.unwrap_or_default())
+                    match made {
+                        Ok(Ok(lines)) => http::answer(StatusCode::OK, "application/x-ndjson", lines),
+                        Ok(Err(moved)) => refusal(StatusCode::SERVICE_UNAVAILABLE, &moved.to_string()),
+                        Err(failed) => refusal(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string()),
+                    }
                 }
             }
         }
@@ -130,17 +134,17 @@ pub async fn serve<S: Source>(
     http::serve(Server::Debug, listener, service, until).await;
 }
 
-fn lines<S: Source>(source: &S, limit: usize) -> Vec<u8> {
+fn lines<S: Source>(source: &S, limit: usize) -> Result<Vec<u8>, Moved> {
     let presenter = source.presenter();
     let (mut text, mut left) = (Vec::new(), limit);
-    source.visit(Which::Live, Part::WHOLE, &mut |flow| {
+    source.flows().visit(Part::WHOLE, &mut |flow| {
         if serde_json::to_writer(&mut text, &presenter.record(flow)).is_ok() {
             text.push(b'\n');
         }
         left -= 1;
         if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    text
+    })?;
+    Ok(text)
 }
 
 async fn take_profile(seconds: u64, turn: OwnedSemaphorePermit) -> Response<Vec<u8>> {
