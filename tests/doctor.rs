@@ -242,14 +242,15 @@ fn completions_and_man_pages_tell_of_every_command() {
         assert!(agent.contains("debug-server") && !agent.contains("check-system"), "{shell}");
     }
     let folder = tempfile::tempdir().unwrap();
-    run(&["man", folder.path().to_str().unwrap()]);
+    let folder = folder.path().join("new");
+    run(&["man", folder.to_str().unwrap()]);
     for (page, part) in [
         ("netmon.1", "check\\-config"),
         ("netmon-cli.1", "check\\-system"),
         ("netmon-cli-flows-dump.1", "\\-\\-namespace"),
         ("netmon-cli-support-bundle.1", "\\-\\-redact\\-addresses"),
     ] {
-        let text = std::fs::read_to_string(folder.path().join(page)).unwrap_or_else(|_| panic!("no {page}"));
+        let text = std::fs::read_to_string(folder.join(page)).unwrap_or_else(|_| panic!("no {page}"));
         assert!(text.contains(part), "{page}: {text}");
     }
 }

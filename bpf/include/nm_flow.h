@@ -177,11 +177,9 @@ NM_GLOBAL int nm_place_new(struct __sk_buff *skb, u64 tag, u32 side_and_hook, u3
 	if (answer == NM_UNWANTED)
 		return NM_LEFT_OUT;
 	if (answer == NM_TRANSLATED) {
-		placed = nm_pair(skb, tag, side, false);
-		if (placed) {
-			nm_claim_own(skb, scratch, tag, side);
+		placed = nm_pair_up(skb, scratch, tag, side, false);
+		if (placed)
 			return placed;
-		}
 	}
 	if (nm_open(skb, tag, side, now_ticks, again)) {
 		if (answer == NM_TRANSLATED)

@@ -246,12 +246,6 @@ NM_GLOBAL int nm_claim_alias(struct __sk_buff *skb, u64 tag, u64 flow, u32 side,
 	return 0;
 }
 
-/* Of the packet in hand, whose flow nm_pair has found by its other key. Not called there: frames add up. */
-static __always_inline void nm_claim_own(struct __sk_buff *skb, const struct nm_scratch *scratch, u64 tag, u32 side)
-{
-	nm_claim_alias(skb, tag, scratch->other.tag, side, true);
-}
-
 /* A slot that packets must not find any more leaves. */
 static __always_inline void nm_dismiss(struct __sk_buff *skb, const struct nm_place *at, u64 tag)
 {
@@ -278,7 +272,7 @@ static __always_inline bool nm_is_alias(const struct nm_place *at)
 
 /*
  * The packet in hand belongs to a conversation whose other key nm_ask has found. If that has a flow, the packet is one of its, and
- * its own key is to be an alias (nm_claim_own). Else NM_NO_PLACE: its own key is the flow's, and the other one to be the alias.
+ * its own key is to be an alias (nm_pair_up). Else NM_NO_PLACE: its own key is the flow's, and the other one to be the alias.
  * `here`: it has a slot already.
  */
 NM_GLOBAL int nm_pair(struct __sk_buff *skb, u64 tag, u32 side, bool here)
@@ -306,6 +300,17 @@ NM_GLOBAL int nm_pair(struct __sk_buff *skb, u64 tag, u32 side, bool here)
 	return NM_PLACED | ((side ^ scratch->other.swapped) & 1);
 }
 
+/* nm_pair, and the alias. It is not made there: frames add up. */
+static __always_inline int nm_pair_up(struct __sk_buff *skb, const struct nm_scratch *scratch, u64 tag, u32 side,
+				      bool here)
+{
+	int placed = nm_pair(skb, tag, side, here);
+
+	if (placed)
+		nm_claim_alias(skb, tag, scratch->other.tag, side, true);
+	return placed;
+}
+
 /*
  * The slot in hand is an alias, or has seen nothing of this direction until now. NM_NO_PLACE: it was an alias and leads nowhere; the
  * packet is as new as one that has found nothing.
@@ -331,11 +336,9 @@ NM_GLOBAL int nm_join(struct __sk_buff *skb, u64 tag, u32 side_and_hook, u32 now
 	if (!(hot->marks & NM_MARK_ALIAS)) {
 		/* Only now may its entry be there: the opener's packet came in before it was made. */
 		if (hook == NM_EGRESS && nm_ask(skb, tag, hook) == NM_TRANSLATED) {
-			answer = nm_pair(skb, tag, side, true);
-			if (answer) {
-				nm_claim_own(skb, scratch, tag, side);
+			answer = nm_pair_up(skb, scratch, tag, side, true);
+			if (answer)
 				return answer;
-			}
 			nm_claim_alias(skb, scratch->other.tag, tag, scratch->other.side, false);
 		}
 		return NM_PLACED | side;

@@ -25,6 +25,7 @@ pub(super) fn completions(shell: Shell, program: &str) -> Result<()> {
 
 /// Writes `netmon.1`, `netmon-cli.1` and a page for each command.
 pub(super) fn pages(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     programs().into_iter().try_for_each(|command| page(folder, command.disable_help_subcommand(true)))
 }
 

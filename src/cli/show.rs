@@ -23,6 +23,9 @@ use crate::kernel::messages::{CLASSES, DnsTotals, HttpServer, HttpTotals};
 use crate::kernel::stats::DropStats;
 use crate::reload::outcome::{Cause, Changed, ConfigStatus};
 
+/// What the flow tables take says something of a flow when there are so many.
+const FLOWS_THAT_WEIGH: u64 = 1000;
+
 pub(super) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}")?;
@@ -243,8 +246,10 @@ pub fn flow_stats(stats: &FlowStats, output: Output) -> Result<()> {
     if output != Output::Table {
         return document(stats, output);
     }
-    let per_flow = stats.bytes_per_flow.map_or_else(String::new, |n| format!(", {n:.0} bytes a flow"));
-    print(&format!("{} live flows, {} of kernel memory{per_flow}\n", stats.total, bytes(stats.map_bytes)))?;
+    // Of few flows it says nothing: what weighs then is the first table and the maps beside it.
+    let per_flow = stats.bytes_per_flow.filter(|_| stats.total >= FLOWS_THAT_WEIGH);
+    let per_flow = per_flow.map_or_else(String::new, |n| format!(", {n:.0} bytes a flow"));
+    print(&format!("live flows: {}; kernel memory: {}{per_flow}\n", stats.total, bytes(stats.map_bytes)))?;
     let mut table = tables::table(&["BY", "", "FLOWS"]);
     let groups = [
         ("protocol", &stats.by_protocol),
@@ -316,7 +321,12 @@ pub fn http_stats(http: &HttpTotals, output: Output) -> Result<()> {
     }
     let mut table = tables::table(&["SERVER", "1XX", "2XX", "3XX", "4XX", "5XX", "MEAN TIME"]);
     let mut servers: Vec<&HttpServer> = http.servers.iter().collect();
-    servers.sort_by_key(|server| std::cmp::Reverse(server.responses.values().sum::<u64>()));
+    let responses = |server: &HttpServer| server.responses.values().sum::<u64>();
+    servers.retain(|server| responses(server) > 0);
+    servers.sort_by_key(|server| std::cmp::Reverse(responses(server)));
+    if servers.is_empty() {
+        return print("no HTTP/1 responses yet");
+    }
     for server in servers {
         let classes = CLASSES.map(|class| server.responses.get(class).copied().unwrap_or(0).to_string());
         let row = [server.dst.clone()].into_iter().chain(classes).chain([mean(&server.latency)]);
@@ -379,6 +389,9 @@ pub async fn flows(mut lines: Lines, output: Output, follow: bool, shorten: Opti
                 }
             }
             let shown = flows.len();
+            if shown == 0 {
+                return print("no flows");
+            }
             writeln!(out, "{}", flows.table())?;
             if more {
                 writeln!(out, "... and more than these {shown}: --limit N shows N, --output ndjson all")?;

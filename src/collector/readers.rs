@@ -94,9 +94,11 @@ impl Readers {
         true
     }
 
-    /// Each flow stands in one place again.
+    /// Each flow stands in one place again, or nothing moves any more.
     pub(super) fn end_move(&self) {
-        self.0.state().moving = false;
+        let mut state = self.0.state();
+        (state.waits_since, state.moving) = (None, false);
+        drop(state);
         self.0.move_ended.notify_all();
     }
 }

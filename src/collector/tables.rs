@@ -486,3 +486,10 @@ impl Tables {
         left
     }
 }
+
+impl Drop for Tables {
+    /// Nobody waits for the end of a move that is not gone on with.
+    fn drop(&mut self) {
+        self.readers.end_move();
+    }
+}
