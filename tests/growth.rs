@@ -112,13 +112,14 @@ fn a_table_does_not_move_while_somebody_reads_and_nobody_reads_while_it_moves() 
     growing.tend(flows, "a larger table", |tables| tables.slots() > FIRST_SLOTS);
     let while_waiting = Instant::now() + Duration::from_millis(300);
     growing.tend(flows, "some time", |_| Instant::now() > while_waiting);
-    assert!(!growing.tables.resizing(), "it waits");
+    assert!(!growing.tables.is_settled() && !growing.tables.resizing(), "it waits");
     assert_eq!(count(&reading), Ok(flows));
+    drop(reading);
+    growing.tend(flows, "the beginning of the move", Tables::resizing);
     let readers = growing.tables.readers();
     let later = std::thread::spawn(move || count(&readers.read()));
     std::thread::sleep(Duration::from_millis(100));
     assert!(!later.is_finished(), "those who come later wait for the move");
-    drop(reading);
     growing.tend(flows, "the end of the move", Tables::is_settled);
     assert_eq!(later.join().unwrap(), Ok(flows));
     assert_eq!(count(&growing.tables.readers().read()), Ok(flows));

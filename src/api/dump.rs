@@ -150,16 +150,14 @@ async fn dump<S: Source>(
     if updates.is_none() || !source.folds() {
         let asked = Arc::clone(&source);
         let Ok(flows) = tokio::task::spawn_blocking(move || Arc::new(asked.flows())).await else { return };
-        let printing = (0..of).map(|number| {
+        // The last share has what was theirs together, so that none is kept here.
+        let printing = (0..of).zip(std::iter::repeat_n(flows, of as usize)).map(|(number, flows)| {
             let lines = Lines { chunks: chunks.clone(), text: Vec::new(), left: limit };
             let (source, filter) = (Arc::clone(&source), Arc::clone(&filter));
-            let share = Share { flows: Arc::clone(&flows), part: Part { number, of }, ended };
+            let share = Share { flows, part: Part { number, of }, ended };
             tokio::task::spawn_blocking(move || print_share(&*source, &filter, share, lines))
         });
-        let printing: Vec<_> = printing.collect();
-        // The table may move as soon as all parts are read.
-        drop(flows);
-        for printed in printing {
+        for printed in printing.collect::<Vec<_>>() {
             let Ok(Some(after)) = printed.await else { return };
             left = after;
         }
@@ -206,12 +204,12 @@ fn cpus() -> u32 {
 struct Share {
     flows: Arc<Flows>,
     part: Part,
-    /// Few, next to the table: they go with its first part.
     ended: bool,
 }
 
 impl Share {
-    /// Calls `visit` for each flow, until it breaks. Lets go of the table before its end is reached by what ended.
+    /// Calls `visit` for each flow, until it breaks. The last thread to let go of the table goes on with the flows that have ended:
+    /// few, next to those, and whatever left the table meanwhile is among them.
     fn visit<S: Source>(
         self,
         source: &S,
@@ -223,8 +221,8 @@ impl Share {
             over = next.is_break();
             next
         })?;
-        drop(self.flows);
-        if self.ended && self.part.number == 0 && !over {
+        let last = Arc::into_inner(self.flows).map(drop).is_some();
+        if last && self.ended && !over {
             let _ = source.ended().iter().try_for_each(visit);
         }
         Ok(())
@@ -266,9 +264,7 @@ fn print_share<S: Source>(source: &S, filter: &Filter, share: Share, mut lines: 
         })
     };
     if let Err(moved) = read {
-        tracing::warn!(
-            "a dump of flows breaks off: its client took them too slowly for a table that had to grow"
-        );
+        tracing::warn!(why = %moved, "a dump of flows breaks off");
         // If its client has gone, nobody asks why.
         let _ = lines.chunks.blocking_send(Err(moved));
         return None;

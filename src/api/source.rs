@@ -19,7 +19,8 @@ pub trait Source: Send + Sync + 'static {
     fn status(&self) -> Status;
     /// The flows of the table. Blocking.
     fn flows(&self) -> Flows;
-    /// Flows that have ended lately, newest first.
+    /// Flows that have ended lately, newest first. Asked for after [`Self::flows`] it may tell some of those a second time; one that
+    /// ends in between stands here some 100 ms later.
     fn ended(&self) -> Vec<Flow>;
     /// Turns flows into records.
     fn presenter(&self) -> Presenter;

@@ -170,7 +170,7 @@ impl Lines {
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         while let Some(frame) = self.body.frame().await {
             if let Ok(data) = frame.context(
-                "the answer broke off: the agent has gone, or these flows were taken too slowly while its table had to grow (its log says so)",
+                "the answer broke off: the agent has gone, or its flow table had to move before all was read (its log says so); try again",
             )?.into_data() {
                 return Ok(Some(data));
             }

@@ -23,7 +23,7 @@ use crate::kernel::messages::{CLASSES, DnsTotals, HttpServer, HttpTotals};
 use crate::kernel::stats::DropStats;
 use crate::reload::outcome::{Cause, Changed, ConfigStatus};
 
-/// What the flow tables take says something of a flow when there are so many.
+/// From here on flows are what the memory of the maps is for: of fewer, the first table and the maps beside it weigh more.
 const FLOWS_THAT_WEIGH: u64 = 1000;
 
 pub(super) fn print(text: &str) -> Result<()> {
@@ -246,7 +246,6 @@ pub fn flow_stats(stats: &FlowStats, output: Output) -> Result<()> {
     if output != Output::Table {
         return document(stats, output);
     }
-    // Of few flows it says nothing: what weighs then is the first table and the maps beside it.
     let per_flow = stats.bytes_per_flow.filter(|_| stats.total >= FLOWS_THAT_WEIGH);
     let per_flow = per_flow.map_or_else(String::new, |n| format!(", {n:.0} bytes a flow"));
     print(&format!("live flows: {}; kernel memory: {}{per_flow}\n", stats.total, bytes(stats.map_bytes)))?;

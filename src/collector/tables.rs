@@ -183,9 +183,10 @@ impl Tables {
         }
         self.current = entry;
         object.set_control(|control| control.buckets[entry as usize] = table.buckets());
-        object.set_control(|control| (control.current, control.previous) = (self.current, self.previous));
         self.entries[entry as usize] = Some(table);
+        // Before it takes flows: who reads from now on must know of it.
         self.share();
+        object.set_control(|control| (control.current, control.previous) = (self.current, self.previous));
         Ok(())
     }
 
@@ -363,12 +364,10 @@ impl Tables {
                 let end = self.get(self.previous).map_or(0, |table| table.slots());
                 let next = at.saturating_add(COLLECT_SLOTS).min(end);
                 let left = left + self.collect(at..next, handed);
-                if next == end {
-                    self.readers.end_move();
-                }
                 if next < end {
                     Resize::Collecting { at: next, left }
                 } else if left == 0 {
+                    self.readers.end_move();
                     object.set_control(|control| control.previous = NO_TABLE);
                     Resize::Retiring(grace.after_now())
                 } else if object.control().move_failed == 0 {
@@ -376,6 +375,7 @@ impl Tables {
                 } else if self.must_grow(flows as f64) {
                     Resize::LettingGo(0)
                 } else {
+                    self.readers.end_move();
                     Resize::Again(Instant::now() + AGAIN)
                 }
             }

@@ -367,6 +367,20 @@ impl Work {
     /// All that is not an event.
     fn tend(&mut self) {
         let now_ns = clock::monotonic_ns();
+        self.look_at_due(now_ns);
+        self.ask_for_incoming();
+        self.tables.note_ended(self.ledger.given_back());
+        self.hooks.tend(&self.object, &self.grace);
+        self.tend_tables();
+        self.tell(Instant::now());
+        self.sink.flush();
+        let now = clock::tick_of(now_ns);
+        let waiting = [&self.active, &self.closed, &self.attempts].iter().any(|queue| queue.is_due(now));
+        self.behind = waiting || self.sweep_left > 0;
+    }
+
+    /// The slots whose time has come.
+    fn look_at_due(&mut self, now_ns: u64) {
         let now = clock::tick_of(now_ns);
         for _ in 0..LOOKS {
             let Some(slot) = self.active.pop_due(now) else { break };
@@ -382,14 +396,6 @@ impl Work {
         }
         self.sweep(now_ns);
         self.harvest(now_ns);
-        self.ask_for_incoming();
-        self.tables.note_ended(self.ledger.given_back());
-        self.hooks.tend(&self.object, &self.grace);
-        self.tend_tables();
-        self.tell(Instant::now());
-        self.sink.flush();
-        let waiting = [&self.active, &self.closed, &self.attempts].iter().any(|queue| queue.is_due(now));
-        self.behind = waiting || self.sweep_left > 0;
     }
 
     fn tend_tables(&mut self) {
@@ -465,9 +471,12 @@ impl Work {
             }
             std::thread::sleep(self.tables.pause(Duration::from_millis(16)));
         }
+        // The table stays where it is: a move would take flows to where the sweep has been.
         self.sweep_left = self.slots();
         while self.sweep_left > 0 {
-            self.tend();
+            self.look_at_due(clock::monotonic_ns());
+            self.tell(Instant::now());
         }
+        self.sink.flush();
     }
 }

@@ -108,6 +108,16 @@ pub enum LoadError {
     },
 }
 
+impl LoadError {
+    /// What happened, without what to do about it.
+    fn reason(&self) -> String {
+        match self {
+            Self::Load { source, .. } => source.to_string(),
+            Self::Types(_) | Self::Step { .. } => self.to_string(),
+        }
+    }
+}
+
 fn step(what: &'static str) -> impl FnOnce(libbpf_rs::Error) -> LoadError {
     move |error| LoadError::Step { what, source: std::io::Error::other(error) }
 }
@@ -144,7 +154,9 @@ impl Object {
                     why: format!(
                         "the kernel refuses the program, which needs {}{}",
                         part.needs(),
-                        refused.as_ref().map_or_else(String::new, |error| format!(" ({error})"))
+                        refused
+                            .as_ref()
+                            .map_or_else(String::new, |refused| format!(" ({})", refused.reason()))
                     ),
                 };
                 let is_new = |part: &&Part| {
@@ -190,26 +202,8 @@ fn load_with(
     let has = |part: Part| asks_for(options, part) && left_out.iter().all(|out| out.part != part);
     let drops = drops.filter(|_| has(Part::Drops));
     let (names, older) = (has(Part::Names), has(Part::Names) && has(Part::OlderSockets));
-    let conntrack = match options.features.conntrack {
-        _ if !options.features.nat => None,
-        // A module that comes later has types that these programs can't be fitted to any more.
-        None if has(Part::Nat) && probed.layout => Some(By::Programs),
-        Some(By::Programs) if has(Part::Nat) => Some(By::Programs),
-        Some(By::Programs) => None,
-        None | Some(By::Netlink) => Some(By::Netlink),
-    };
-    if probed.runs && !probed.layout && has(Part::Nat) {
-        let part = if conntrack == Some(By::Netlink) { Part::Nat } else { Part::Conntrack };
-        let why = types.file().map_or_else(
-            || {
-                "this kernel does not tell how conntrack's entries are laid out (Linux 5.11 with \
-                 CONFIG_DEBUG_INFO_BTF_MODULES does)"
-                    .into()
-            },
-            |file| format!("{} does not tell how conntrack's entries are laid out", file.display()),
-        );
-        left_out.push(LeftOut { part, why });
-    }
+    let (conntrack, conntrack_missing) = who_tells_of_nat(&options.features, has(Part::Nat), types, probed);
+    left_out.extend(conntrack_missing);
     let features = &options.features;
     // The object lives as long as the process uses it; libbpf-rs wants a place for it.
     let place: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
@@ -262,10 +256,6 @@ fn load_with(
             }
         }
     }
-    if options.features.nat && conntrack.is_none() {
-        let why = "features.nat.conntrack is programs, which this kernel does not let read it";
-        left_out.push(LeftOut { part: Part::Conntrack, why: why.into() });
-    }
     let features = features.clone();
     let drops_on = watch.is_some();
     let mut object = Object {
@@ -284,6 +274,40 @@ fn load_with(
         .install(GRACE_ENTRY, &inner)
         .map_err(|source| LoadError::Step { what: "install a table", source })?;
     Ok(object)
+}
+
+/// Who tells of translations (NAT), and what is missing of what was asked for. `readable`: programs that read conntrack are
+/// asked for, and the kernel takes them.
+fn who_tells_of_nat(
+    features: &Features,
+    readable: bool,
+    types: &Types,
+    probed: &Conntrack,
+) -> (Option<By>, Option<LeftOut>) {
+    let by = match features.conntrack {
+        _ if !features.nat => return (None, None),
+        // A module that comes later has types that these programs can't be fitted to any more.
+        None if readable && probed.layout => Some(By::Programs),
+        Some(By::Programs) if readable => Some(By::Programs),
+        Some(By::Programs) => None,
+        None | Some(By::Netlink) => Some(By::Netlink),
+    };
+    let missing = |part, why| Some(LeftOut { part, why });
+    if by.is_none() {
+        let why = "features.nat.conntrack is programs, which this kernel does not let read it";
+        return (by, missing(Part::Conntrack, why.into()));
+    }
+    if !readable || !probed.runs || probed.layout {
+        return (by, None);
+    }
+    let part = if by == Some(By::Netlink) { Part::Nat } else { Part::Conntrack };
+    let why = match types.file() {
+        None => "this kernel does not tell how conntrack's entries are laid out (Linux 5.11 with \
+                 CONFIG_DEBUG_INFO_BTF_MODULES does)"
+            .into(),
+        Some(file) => format!("{} does not tell how conntrack's entries are laid out", file.display()),
+    };
+    (by, missing(part, why))
 }
 
 /// What the programs read and the verifier sees as constants.
