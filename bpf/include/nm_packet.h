@@ -54,13 +54,11 @@ static __always_inline void *nm_header(struct __sk_buff *skb, enum nm_way way, u
 }
 
 /* Reads `length` bytes, 1 to `most`, a power of two: to an older verifier, too. */
-#define nm_load_some(skb, offset, to, length, most)                                \
-	({                                                                         \
-		u32 _n = length;                                                   \
-                                                                                   \
-		barrier_var(_n);                                                   \
-		!bpf_skb_load_bytes(skb, offset, to, ((_n - 1) & ((most)-1)) + 1); \
-	})
+static __always_inline bool nm_load_some(struct __sk_buff *skb, u32 offset, void *to, u32 length, u32 most)
+{
+	barrier_var(length);
+	return !bpf_skb_load_bytes(skb, offset, to, ((length - 1) & (most - 1)) + 1);
+}
 
 #define nm_fail(packet, why, outcome)   \
 	({                              \
