@@ -139,6 +139,29 @@ fn json_that_goes_on_is_whole_when_ctrl_c_ends_it() {
 }
 
 #[test]
+fn an_agent_that_hangs_up_is_an_error_and_no_silent_success() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s");
+    let listener = UnixListener::bind(&socket).unwrap();
+    for _ in 0..20 {
+        let client = Command::new(env!("CARGO_BIN_EXE_netmon-cli"))
+            .arg("--socket")
+            .arg(&socket)
+            .arg("status")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Most often before it has asked.
+        drop(listener.accept().unwrap());
+        let output = client.wait_with_output().unwrap();
+        let words = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{words}");
+        assert!(words.contains("ask the agent"), "{words}");
+    }
+}
+
+#[test]
 fn ctrl_c_before_the_end_is_told_and_leaves_no_half_of_a_bundle() {
     let folder = tempfile::tempdir().unwrap();
     let (socket, bundle) = (folder.path().join("s"), folder.path().join("b.tar.gz"));

@@ -57,11 +57,14 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
+/// Whoever reads what is printed has gone. A connection to the agent that breaks is another matter.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+    let of_agent = error.chain().any(|cause| cause.is::<hyper::Error>());
+    !of_agent
+        && error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+            .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 async fn execute(arguments: &Arguments) -> Result<()> {
