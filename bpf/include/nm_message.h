@@ -198,6 +198,7 @@ NM_GLOBAL int nm_dns_message(struct __sk_buff *skb, u32 side, u32 offset, u32 by
 	side &= 1;
 	if (bytes > NM_MESSAGE_BYTES)
 		bytes = NM_MESSAGE_BYTES;
+	barrier_var(bytes); /* or clang compares a copy, and to an older verifier there is no least length */
 	if (bytes < NM_DNS_HEADER || bpf_skb_load_bytes(skb, offset, scratch->message, bytes))
 		return false;
 	flags = scratch->message[2];

@@ -18,9 +18,10 @@ static __always_inline struct nm_bucket *nm_bucket_at(u32 table, u32 index)
 	return inner ? bpf_map_lookup_elem(inner, &index) : NULL;
 }
 
+/* NULL without features: buckets are narrow then, and an older verifier looks at every global function, called or not. */
 static __always_inline struct nm_wide *nm_wide_at(const struct nm_place *at)
 {
-	return (struct nm_wide *)nm_bucket_at(at->table, at->bucket);
+	return !nm_features ? NULL : (struct nm_wide *)nm_bucket_at(at->table, at->bucket);
 }
 
 /* The bucket of the packet in hand. */
