@@ -42,6 +42,15 @@ impl Growing {
         Self { object, grace, tables, dying: Vec::new(), let_go: 0 }
     }
 
+    /// With so many flows that a larger table is there, while somebody reads the first; and how many.
+    fn while_somebody_reads() -> (Self, Reading, u64) {
+        let mut growing = Self::new();
+        let reading = growing.tables.readers().read();
+        let flows = growing.open(24_000);
+        growing.tend(flows, "a larger table", |tables| tables.slots() > FIRST_SLOTS);
+        (growing, reading, flows)
+    }
+
     /// So many flows that there were not; returns how many found room, all told.
     fn open(&self, flows: u32) -> u64 {
         let frame = ethernet(0x0800, &Ipv4::default().with(&udp(4000, 53, None, b"x")));
@@ -106,10 +115,7 @@ fn count(reading: &Reading) -> Result<u64, Moved> {
 
 #[test]
 fn a_table_does_not_move_while_somebody_reads_and_nobody_reads_while_it_moves() {
-    let mut growing = Growing::new();
-    let reading = growing.tables.readers().read();
-    let flows = growing.open(24_000);
-    growing.tend(flows, "a larger table", |tables| tables.slots() > FIRST_SLOTS);
+    let (mut growing, reading, flows) = Growing::while_somebody_reads();
     let while_waiting = Instant::now() + Duration::from_millis(300);
     growing.tend(flows, "some time", |_| Instant::now() > while_waiting);
     assert!(!growing.tables.is_settled() && !growing.tables.resizing(), "it waits");
@@ -127,10 +133,7 @@ fn a_table_does_not_move_while_somebody_reads_and_nobody_reads_while_it_moves() 
 
 #[test]
 fn a_table_waits_for_readers_no_longer_than_it_has_room_and_tells_them() {
-    let mut growing = Growing::new();
-    let reading = growing.tables.readers().read();
-    let flows = growing.open(24_000);
-    growing.tend(flows, "a larger table", |tables| tables.slots() > FIRST_SLOTS);
+    let (mut growing, reading, _) = Growing::while_somebody_reads();
     let began = Instant::now();
     let counted = growing.open(growing.tables.slots() as u32);
     growing.tend(counted, "a move at once", Tables::resizing);

@@ -72,7 +72,9 @@ fn group_id(group: &str, file: &str) -> Option<u32> {
     group.parse().ok().or_else(|| std::fs::read_to_string(file).ok()?.lines().find_map(entry))
 }
 
-type Body = Pin<Box<dyn Stream<Item = Result<Bytes, Moved>> + Send + Sync>>;
+/// What is streamed: bytes, or why they break off.
+pub(super) type Chunk = Result<Bytes, Moved>;
+type Body = Pin<Box<dyn Stream<Item = Chunk> + Send + Sync>>;
 
 pub(super) struct Reply(Response<Body>);
 
@@ -88,16 +90,9 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     Reply(http::answer(status, "application/json", Box::pin(body)))
 }
 
-/// What is streamed: lines, or why they break off.
-pub(super) type Chunk = Result<Bytes, Moved>;
-
 /// Lines as they come.
-pub(super) fn streamed(body: mpsc::Receiver<Chunk>) -> Reply {
-    let body =
-        futures_util::stream::unfold(
-            body,
-            |mut body| async move { body.recv().await.map(|chunk| (chunk, body)) },
-        );
+pub(super) fn streamed(mut body: mpsc::Receiver<Chunk>) -> Reply {
+    let body = futures_util::stream::poll_fn(move |context| body.poll_recv(context));
     Reply(http::answer(StatusCode::OK, "application/x-ndjson", Box::pin(body)))
 }
 

@@ -10,6 +10,10 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
+/// Of an answer that has no end.
+const BROKE_OFF: &str = "the answer broke off: the agent has gone, or its flow table had to move before all was read \
+    (its log says so); try again";
+
 /// The agent did not accept what was asked.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -169,9 +173,7 @@ impl Lines {
     /// When the connection breaks.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         while let Some(frame) = self.body.frame().await {
-            if let Ok(data) = frame.context(
-                "the answer broke off: the agent has gone, or its flow table had to move before all was read (its log says so); try again",
-            )?.into_data() {
+            if let Ok(data) = frame.context(BROKE_OFF)?.into_data() {
                 return Ok(Some(data));
             }
         }
