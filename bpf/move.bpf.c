@@ -81,8 +81,8 @@ int nm_move(struct __sk_buff *skb)
 		}
 		if (nm_features)
 			nm_move_known((struct nm_wide *)old, i, nm_wide_at(to), to->slot);
-		old->cold[i].start_ns = nm_slot_number(to);
 		old->cold[i].agent_flags |= NM_FLAG_MOVED;
+		old->cold[i].start_ns = nm_slot_number(to);
 		old->tags[i] = tag | NM_DEAD;
 	}
 	return 1;

@@ -327,6 +327,43 @@ fn a_new_syn_on_a_closed_connection_is_a_new_flow() {
 }
 
 #[test]
+fn a_new_syn_is_a_new_flow_where_only_the_end_of_the_last_one_was_seen() {
+    let bench = Bench::new();
+    let ip = Ipv4 { protocol: 6, ..Default::default() };
+    let back = Ipv4 { protocol: 6, source: [10, 0, 0, 2], destination: [10, 0, 0, 1], ..Default::default() };
+    bench.see(&ethernet(0x0800, &back.with(&tcp(80, 50_000, RST | ACK, 5, &[]))));
+    bench.see(&ethernet(0x0800, &ip.with(&tcp(50_000, 80, SYN, 5, &[]))));
+    bench.assert_conserved();
+    let live: Vec<_> = bench.flows().into_iter().filter(Snapshot::live).collect();
+    assert_eq!(live.len(), 1);
+    assert!(live[0].hot.closed_ns == 0 && live[0].cold.opener_seen == 1, "it has not ended");
+}
+
+#[test]
+fn what_packets_say_of_a_slot_while_its_flow_moves_is_said_of_the_flow() {
+    let ip = Ipv4 { protocol: 6, ..Default::default() };
+    let back = Ipv4 { protocol: 6, source: [10, 0, 0, 2], destination: [10, 0, 0, 1], ..Default::default() };
+    let open = [ip.with(&tcp(5, 6, SYN, 5, &[])), back.with(&tcp(6, 5, SYN | ACK, 5, &[]))];
+    let [old, new] = [Bench::new(), Bench::new()];
+    for bytes in &open {
+        old.see(&ethernet(0x0800, bytes));
+        new.see(&ethernet(0x0800, bytes));
+    }
+    old.see(&ethernet(0x0800, &ip.with(&tcp(5, 6, ACK, 5, &[]))));
+    old.see(&ethernet(0x0800, &back.with(&tcp(6, 5, RST, 5, &[]))));
+    let slot = |bench: &Bench| (0..bench.table.slots()).find(|slot| bench.table.tag(*slot) != 0).unwrap();
+    let was = old.table.read(slot(&old)).unwrap();
+    new.table.absorb(slot(&new), &was, (&old.table, slot(&old)));
+    // The handshake has ended: this ACK is none of it.
+    std::thread::sleep(Duration::from_millis(20));
+    new.see(&ethernet(0x0800, &ip.with(&tcp(5, 6, ACK, 5, &[]))));
+    let is = new.table.read(slot(&new)).unwrap();
+    assert_eq!((is.hot.closed_ns, is.hot.tcp_flags), (was.hot.closed_ns, was.hot.tcp_flags));
+    assert_eq!(is.cold.handshake_us, was.cold.handshake_us);
+    assert_eq!(decode::reset_by_opener(&is), Some(false));
+}
+
+#[test]
 fn tcp_closes_by_fin_both_ways_or_by_rst() {
     let ip = Ipv4 { protocol: 6, ..Default::default() };
     let back = Ipv4 { protocol: 6, source: [10, 0, 0, 2], destination: [10, 0, 0, 1], ..Default::default() };
@@ -371,6 +408,22 @@ fn a_direction_belongs_to_whoever_saw_it_first_until_it_falls_silent() {
     let flows = bench.flows();
     assert_eq!(flows.len(), 1);
     assert_eq!(flows[0].counters().packets_sent, 4);
+}
+
+#[test]
+fn a_packet_that_another_cpu_saw_a_tick_later_is_no_silence() {
+    let bench = Bench::new();
+    let back = Ipv4 { source: [10, 0, 0, 2], destination: [10, 0, 0, 1], ..Default::default() };
+    let frames = [Ipv4::default().with(&udp(1, 2, None, &[])), back.with(&udp(2, 1, None, &[]))]
+        .map(|bytes| ethernet(0x0800, &bytes));
+    let see = |program| frames.iter().for_each(|frame| bench.run(program, frame));
+    see(TestProgram::Ingress);
+    let slot = (0..bench.table.slots()).find(|slot| bench.table.tag(*slot) != 0).unwrap();
+    // Of side 0, whichever that is.
+    bench.table.touch(slot, bench.table.last_tick(slot) + 500);
+    see(TestProgram::Egress);
+    let hooks = bench.object.interface(0).unwrap().hooks;
+    assert_eq!(hooks.map(|hook| (hook.outcomes[0], hook.outcomes[1])), [(2, 0), (0, 2)]);
 }
 
 #[test]

@@ -57,11 +57,14 @@ static __always_inline void nm_shake_hands(struct nm_bucket *bucket, u32 slot, c
 	if (answer ? !(nm_on() & NM_FEATURE_TIMING) || !(p->tcp_flags & NM_TCP_SYN)
 		   : !(hot->tcp_flags[!side] & NM_TCP_SYN))
 		return;
-	us = (bpf_ktime_get_ns() - cold->start_ns) / 1000;
+	us = cold->start_ns;
+	us = (bpf_ktime_get_ns() - us) / 1000;
 	us = us > 0xffffffff ? 0xffffffff : us ?: 1;
 	if (!answer) {
 		hot->marks &= ~NM_MARK_HANDSHAKE;
-		cold->handshake_us = us;
+		/* Else its start may have moved with it. */
+		if (!(cold->agent_flags & NM_FLAG_MOVED))
+			cold->handshake_us = us;
 	} else if (nm_on() & NM_FEATURE_TIMING && !((struct nm_wide *)bucket)->timing[slot].answer_us) {
 		((struct nm_wide *)bucket)->timing[slot].answer_us = us;
 	}
@@ -83,7 +86,7 @@ static __always_inline enum nm_outcome nm_count(struct __sk_buff *skb, struct nm
 		nm_mark_tunnel(side);
 	holder = hot->owner[side];
 	if (holder != owner) {
-		if (holder && now_ticks - hot->seen_ticks[side] <= NM_OWNER_SILENCE_TICKS) {
+		if (holder && nm_is_recent(hot->seen_ticks[side], now_ticks)) {
 			nm_remember(cold, owner);
 			return NM_DUPLICATE;
 		}
@@ -224,12 +227,13 @@ static __always_inline int nm_account(struct __sk_buff *skb, u32 hook)
 		struct nm_hot *hot = nm_hot_at(bucket, &scratch->at);
 		u32 holder = hot->owner[side & 1];
 
-		if (nm_nat && !holder) {
+		/* Of an alias it is no time (nm_join). Without a holder: only the other side's end was seen. */
+		if ((p->tcp_flags & (NM_TCP_SYN | NM_TCP_ACK)) == NM_TCP_SYN && !(hot->marks & NM_MARK_ALIAS))
+			again = hot->closed_ns && (holder ? holder == owner : !nm_passes(skb, p, hook));
+		if (nm_nat && !holder && !again) {
 			placed = nm_join(skb, tag, side | hook << 1, now_ticks);
 			side = placed & 1;
 			bucket = placed ? nm_bucket_at(scratch->at.table, scratch->at.bucket) : NULL;
-		} else if ((p->tcp_flags & (NM_TCP_SYN | NM_TCP_ACK)) == NM_TCP_SYN) {
-			again = hot->closed_ns && holder == owner;
 		}
 	}
 	if (!bucket || again) {

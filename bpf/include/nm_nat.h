@@ -353,12 +353,12 @@ NM_GLOBAL int nm_join(struct __sk_buff *skb, u64 tag, u32 side_and_hook, u32 now
 	if (hot && !(hot->marks & NM_MARK_ALIAS)) {
 		opens = (scratch->packet.tcp_flags & (NM_TCP_SYN | NM_TCP_ACK)) == NM_TCP_SYN;
 		holder = hot->owner[there & 1];
-		recent = holder && now_ticks - hot->seen_ticks[there & 1] <= NM_OWNER_SILENCE_TICKS;
+		recent = holder && nm_is_recent(hot->seen_ticks[there & 1], now_ticks);
 		if (!opens && (holder == owner || recent))
 			return NM_PLACED | there;
 		/* Before it's counted here: the other side's ports may have been given to somebody else meanwhile. */
 		answer = nm_ask(skb, tag, hook);
-		ends = opens && hot->closed_ns && holder == owner;
+		ends = opens && hot->closed_ns && (holder ? holder == owner : !nm_passes(skb, &scratch->packet, hook));
 		/* What has come in was counted a moment ago, and not in this flow. */
 		strays = !recent && nm_passes(skb, &scratch->packet, hook);
 		if (!ends && !strays &&

@@ -11,6 +11,12 @@
 #define NM_OWNER_SILENCE_TICKS 954 /* one second */
 #define NM_FEW		       3   /* free slots of the emptier bucket of two */
 
+/* Another CPU may have seen a packet after this one has read the clock. */
+static __always_inline bool nm_is_recent(u32 seen_ticks, u32 now_ticks)
+{
+	return now_ticks - seen_ticks + NM_OWNER_SILENCE_TICKS <= 2 * NM_OWNER_SILENCE_TICKS;
+}
+
 /*
  * Which side opened: a SYN without ACK and an echo request tell; a SYN+ACK and a reply tell the
  * opposite; else the sender of the first packet seen, unless TCP is met halfway, when the higher

@@ -20,7 +20,7 @@ static __always_inline int nm_see(struct __sk_buff *skb, u32 hook)
 	struct nm_interface *interface = nm_interface_of(skb->ifindex);
 	struct nm_scratch *scratch = nm_in_hand();
 	struct nm_hook_counts *counts;
-	u32 outcome, unnamed = 0;
+	u32 outcome, unnamed = 0, hindered = NM_KIND_NONE;
 	u64 since;
 
 	interface = interface ?: bpf_map_lookup_elem(&nm_interfaces, &unnamed);
@@ -38,14 +38,16 @@ static __always_inline int nm_see(struct __sk_buff *skb, u32 hook)
 		u32 tunnel = nm_tunnel_of(&scratch->packet);
 
 		if (tunnel)
-			nm_look_inside(skb, tunnel);
+			hindered = nm_look_inside(skb, tunnel);
 	}
 	nm_measure(skb, scratch->packet.header_bytes, &scratch->wire);
 	counts->seen += scratch->wire.packets - 1;
+	if (hindered != NM_KIND_NONE)
+		nm_note_more(hindered, scratch->wire.packets);
 	if (outcome == NM_COUNTED)
 		outcome = nm_account(skb, hook);
 	else
-		nm_note(scratch->packet.kind);
+		nm_note_more(scratch->packet.kind, scratch->wire.packets);
 	if (outcome < NM_OUTCOMES)
 		counts->outcomes[outcome] += scratch->wire.packets;
 	if (outcome == NM_COUNTED)

@@ -83,21 +83,18 @@ static __always_inline u32 nm_take_inner(struct __sk_buff *skb, struct nm_scratc
 	return NM_KIND_NONE;
 }
 
-/* The packet in hand goes to a tunnel's port. */
+/* The packet in hand goes to a tunnel's port. The kind of what hinders a look inside. */
 NM_GLOBAL int nm_look_inside(struct __sk_buff *skb, u32 tunnel)
 {
 	struct nm_scratch *scratch = nm_in_hand();
 	u32 kind;
 
 	if (!scratch)
-		return 0;
+		return NM_KIND_NONE;
 	kind = nm_take_inner(skb, scratch, tunnel);
-	if (kind == NM_KIND_NONE)
-		return 0;
-	nm_note(kind);
-	if (kind != NM_KIND_TUNNEL_FRAGMENT && kind != NM_KIND_TUNNEL_HEADER)
+	if (kind != NM_KIND_NONE && kind != NM_KIND_TUNNEL_FRAGMENT && kind != NM_KIND_TUNNEL_HEADER)
 		scratch->packet = scratch->outer;
-	return 0;
+	return kind;
 }
 
 /* As the agent names a flow, for as long as it lasts. */

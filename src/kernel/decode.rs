@@ -16,13 +16,17 @@ use crate::flow::record::{IcmpError, IcmpErrors};
 use crate::flow::tunnel::{Tunnel, TunnelKind};
 use crate::flow::who::Who;
 
-/// `NM_MARK_RESET` and `NM_MARK_RESET_BY` of `nm_hot::marks`.
+/// `NM_MARK_HANDSHAKE` of `nm_hot::marks`.
+pub(super) const MARK_HANDSHAKE: u8 = 0x01;
+/// `NM_MARK_RESET` and `NM_MARK_RESET_BY` of the same.
 const MARK_RESET: u8 = 0x02;
 const MARK_RESET_BY: u8 = 0x04;
-/// `NM_MARK_TUNNEL`
-pub(super) const MARK_TUNNEL: u8 = 0x10;
 /// `NM_MARK_MESSAGES` of the same.
 const MARK_MESSAGES: u8 = 0x08;
+/// `NM_MARK_TUNNEL` of the same.
+const MARK_TUNNEL: u8 = 0x10;
+/// Those that packets set, and never take away. `MARK_RESET_BY` says whose `MARK_RESET` is.
+pub(super) const MARKS_SET: u8 = MARK_RESET | MARK_RESET_BY | MARK_TUNNEL;
 
 /// Why the programs speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -304,9 +304,12 @@ impl Table {
                 hot.packets[side] = hot.packets[side].wrapping_add(old.hot.packets[side]);
                 hot.bytes[side] = hot.bytes[side].wrapping_add(old.hot.bytes[side]);
             }
-            // A packet may have marked the old slot after its marks were taken along; programs do so again if they overwrite it.
-            hot.marks |= old.hot.marks & decode::MARK_TUNNEL;
         });
+        let begun_ns = self.load(&COLD, slot).map_or(0, |cold| cold.start_ns);
+        // Else it is an alias, or its ports were used anew before it could move.
+        if old.stands_for().is_none() && (old.hot.closed_ns == 0 || begun_ns <= old.hot.closed_ns) {
+            self.absorb_said(slot, old);
+        }
         self.absorb_measured(slot, old);
         let told = from.0.told(from.1);
         self.update(&TOLD, slot, |here| {
@@ -317,6 +320,24 @@ impl Table {
         });
         let told = self.told_retransmits(slot).wrapping_add(from.0.told_retransmits(from.1));
         self.tell_retransmits(slot, told);
+    }
+
+    /// Adds what packets said that had found an old slot before its flow moved, and said it after this was taken along.
+    fn absorb_said(&self, slot: u32, old: &Snapshot) {
+        self.update(&HOT, slot, |hot| {
+            hot.marks |= old.hot.marks & decode::MARKS_SET;
+            hot.marks &= old.hot.marks | !decode::MARK_HANDSHAKE;
+            for (here, old) in hot.tcp_flags.iter_mut().zip(old.hot.tcp_flags) {
+                *here |= old;
+            }
+            hot.icmp_errors |= old.hot.icmp_errors;
+            if hot.closed_ns == 0 {
+                hot.closed_ns = old.hot.closed_ns;
+            }
+        });
+        if old.cold.handshake_us > 0 {
+            self.update(&COLD, slot, |cold| cold.handshake_us = old.cold.handshake_us);
+        }
     }
 
     /// Adds what another slot of the same conversation counted. What else it knew this one has seen for itself (`nm_passes`), but
