@@ -43,6 +43,7 @@ struct dst_entry {
 
 struct skb_shared_info {
 	unsigned short gso_segs;
+	struct sk_buff *frag_list;
 };
 
 struct sk_buff {
@@ -264,7 +265,8 @@ int nm_drop(u64 *arguments)
 		to = (void *)arguments[3];
 	key.ifindex = nm_drop_interface(skb, to);
 	shared = (void *)(skb->head + skb->end);
-	packets = BPF_CORE_READ(shared, gso_segs) ?: 1;
+	/* Packets that are strung together are dropped, and told, one by one. */
+	packets = BPF_CORE_READ(shared, frag_list) ? 1 : BPF_CORE_READ(shared, gso_segs) ?: 1;
 	nm_count_drop(&key, packets);
 	if (nm_identify(skb, protocol_be, &packet) && nm_is_loss(key.reason, packet.protocol))
 		nm_count_flow_drop(&packet, key.reason, packets);

@@ -16,10 +16,11 @@
 static __always_inline void nm_expect_messages(struct nm_wide *wide, u32 slot, const struct nm_packet *p)
 {
 	u8 app = wide->timing[slot].app;
-	u16 port_be = p->destination_port_be;
+	u16 to_be = p->destination_port_be, from_be = p->source_port_be;
+	bool by_name = to_be == bpf_htons(5353) || to_be == bpf_htons(5355) || from_be == bpf_htons(5353) ||
+		       from_be == bpf_htons(5355);
 
-	if (app == NM_APP_DNS ? nm_on() & NM_FEATURE_DNS && port_be != bpf_htons(5353) && port_be != bpf_htons(5355)
-			      : app == NM_APP_HTTP && nm_on() & NM_FEATURE_HTTP)
+	if (app == NM_APP_DNS ? nm_on() & NM_FEATURE_DNS && !by_name : app == NM_APP_HTTP && nm_on() & NM_FEATURE_HTTP)
 		wide->narrow.hot[slot].marks |= NM_MARK_MESSAGES;
 }
 

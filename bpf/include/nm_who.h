@@ -55,7 +55,7 @@ static __always_inline u32 nm_sender(struct __sk_buff *skb, const struct nm_pack
 {
 	struct bpf_sock *sk = skb->sk, *full;
 	u64 cgroup;
-	u32 *who;
+	u32 *who, number;
 
 	if (!sk)
 		return 0;
@@ -69,8 +69,10 @@ static __always_inline u32 nm_sender(struct __sk_buff *skb, const struct nm_pack
 	if (!nm_is_sender(full, p))
 		return 0;
 	who = bpf_sk_storage_get(&nm_sockets, full, NULL, 0);
-	if (who)
-		return *who;
+	number = who ? *who : 0;
+	/* Asked for, it stays among the names; pushed out by others that came after it, the cgroup is what is known. */
+	if (number && bpf_map_lookup_elem(&nm_names, &number))
+		return number;
 	cgroup = bpf_skb_cgroup_id(skb);
 	return cgroup > NM_ROOT_CGROUP ? (cgroup & ~NM_WHO_FLAGS) | NM_WHO_CGROUP : 0;
 }
