@@ -3,7 +3,8 @@
 
 mod common;
 
-use std::io::Read;
+use std::collections::BTreeMap;
+use std::io::{Read, Seek};
 use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -84,18 +85,21 @@ fn answers_come_as_tables_json_and_lines() {
 
 /// What a follower of the agent is told while `traffic` runs, until the agent ends.
 fn followed(agent: Agent<'_>, filters: &[&str], traffic: impl FnOnce(&Agent<'_>)) -> Vec<Value> {
-    let follower = agent
+    // To a file: nobody reads a pipe meanwhile.
+    let mut told = tempfile::tempfile().unwrap();
+    let mut follower = agent
         .client()
         .args(["flows", "dump", "--follow", "--output", "ndjson"])
         .args(filters)
-        .stdout(Stdio::piped())
+        .stdout(told.try_clone().unwrap())
         .spawn()
         .unwrap();
     std::thread::sleep(Duration::from_millis(300));
     traffic(&agent);
     agent.stop();
-    let output = follower.wait_with_output().unwrap();
-    let lines = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(follower.wait().unwrap().code(), Some(0));
+    told.rewind().unwrap();
+    let lines = std::io::read_to_string(told).unwrap();
     lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -108,6 +112,22 @@ fn a_following_dump_shows_what_comes_and_ends_with_the_agent() {
         std::thread::sleep(Duration::from_millis(500));
     });
     assert!(told.len() >= 2 && told.iter().all(|flow| flow["protocol"] == "icmp"), "{told:?}");
+}
+
+#[test]
+fn what_flows_counted_last_is_told_at_the_end() {
+    let net = Net::two_hosts();
+    let agent = Agent::start(&net, "a", "flow: { flow_timeout: 1s, active_interval: 10m }");
+    // Of some the second datagram is told by nobody yet, of some that are idle neither.
+    let script = "import socket,time\nfor port in range(150):\n s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n for _ in range(2):\n  s.sendto(b'u',('10.1.0.2',6000+port)); time.sleep(0.01)";
+    let told = followed(agent, &["--protocol", "udp"], |_| {
+        net.exec("a", &format!("python3 -c \"{script}\""));
+    });
+    let last: BTreeMap<_, _> = told
+        .iter()
+        .map(|flow| (flow["flow_id"].as_str().unwrap(), flow["packets_sent"].as_u64().unwrap()))
+        .collect();
+    assert_eq!((last.len(), last.values().sum::<u64>()), (150, 300), "{last:?}");
 }
 
 fn interrupt(child: &Child) {

@@ -165,6 +165,8 @@ async fn dump<S: Source>(
     let Some(mut updates) = updates else { return };
     loop {
         let batch = tokio::select! {
+            // What the collector told last still waits when all is over.
+            biased;
             batch = updates.recv() => batch,
             _ = ending.recv() => return,
             () = chunks.closed() => return,

@@ -426,6 +426,7 @@ impl Work {
             self.sweep_left = self.slots();
         }
         for slot in handed.moved {
+            self.swept[slot.entry() as usize].look_into(slot.slot(), now);
             let table = self.tables.get(slot.entry());
             if let Some((table, snapshot)) = table.and_then(|table| Some((table, table.read(slot.slot())?))) {
                 // It waited in the queue under its old name; its event named the old slot, however long ago.
@@ -475,6 +476,13 @@ impl Work {
         self.sweep_left = self.slots();
         while self.sweep_left > 0 {
             self.look_at_due(clock::monotonic_ns());
+            self.tell(Instant::now());
+        }
+        // The dying tell theirs a grace period later.
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while (self.dead.is_some() || !self.dying.is_empty()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+            self.harvest(clock::monotonic_ns());
             self.tell(Instant::now());
         }
         self.sink.flush();

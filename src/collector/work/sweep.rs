@@ -15,7 +15,7 @@ use crate::kernel::types::nm_kind;
 const SWEEP: u64 = 65_536;
 
 /// When the buckets of a table can have an idle flow at the earliest, in ticks: until then they need not be read. A flow that
-/// comes later is idle later.
+/// comes later is idle later, but for one that moves there.
 #[derive(Default)]
 pub(super) struct Swept {
     table: Weak<Table>,
@@ -29,6 +29,13 @@ impl Swept {
             *self = Self { table: Arc::downgrade(table), due: vec![now; table.buckets() as usize] };
         }
         &mut self.due
+    }
+
+    /// A flow has moved to this slot.
+    pub(super) fn look_into(&mut self, slot: u32, now: u32) {
+        if let Some(due) = self.due.get_mut((slot / SLOTS) as usize) {
+            *due = now;
+        }
     }
 }
 
