@@ -1,6 +1,7 @@
 //! Interfaces: attached, detached, and what each has counted, also after it is gone.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use crate::interfaces::{Interface, LinkLayer};
 use crate::kernel::attach::{self, Attachment, Method};
@@ -13,6 +14,8 @@ use crate::telemetry::message;
 
 /// Length of an Ethernet header.
 const ETHERNET_BYTES: u32 = 14;
+/// What could not be attached to is tried again this often: what was in the way may have gone.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// How an interface is watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,9 +29,9 @@ pub struct Watched {
 }
 
 struct Entry {
-    name: String,
-    local_peer: bool,
+    interface: Interface,
     attachment: Result<Attachment, String>,
+    tried: Instant,
 }
 
 /// All watched interfaces.
@@ -59,12 +62,17 @@ impl Hooks {
         Self { method, ..Self::default() }
     }
 
-    /// Attaches an interface that has appeared. A failure is kept and told, not fatal.
+    /// Attaches an interface that has appeared, or has changed and could not be attached to before. A failure is kept and told,
+    /// not fatal.
     pub fn attach(&mut self, object: &Object, interface: &Interface) {
-        if self.entries.contains_key(&interface.index) {
-            self.rename(interface);
-            return;
-        }
+        let before = match self.entries.get_mut(&interface.index) {
+            Some(Entry { interface: known, attachment: Ok(_), .. }) => {
+                known.clone_from(interface);
+                return;
+            }
+            Some(Entry { attachment: Err(error), .. }) => Some(std::mem::take(error)),
+            None => None,
+        };
         // The index may be on its way out after a quick return: settle it first.
         if self.leaving.iter().any(|(_, index)| *index == interface.index) {
             self.settle_one(object, interface.index);
@@ -74,6 +82,8 @@ impl Hooks {
             Ok(attachment) => {
                 tracing::info!(interface = %interface.name, index = interface.index, method = attachment.method().name(), "attached");
             }
+            // Told once.
+            Err(error) if before.as_ref() == Some(error) => {}
             Err(error) => {
                 tracing::warn!(
                     message_id = message::ATTACH_FAILED, interface = %interface.name, index = interface.index, %error,
@@ -81,7 +91,7 @@ impl Hooks {
                 )
             }
         }
-        let entry = Entry { name: interface.name.clone(), local_peer: interface.local_peer, attachment };
+        let entry = Entry { interface: interface.clone(), attachment, tried: Instant::now() };
         self.entries.insert(interface.index, entry);
     }
 
@@ -116,18 +126,10 @@ impl Hooks {
         })
     }
 
-    /// Takes over a new name or role.
-    pub fn rename(&mut self, interface: &Interface) {
-        if let Some(entry) = self.entries.get_mut(&interface.index) {
-            entry.name.clone_from(&interface.name);
-            entry.local_peer = interface.local_peer;
-        }
-    }
-
     /// Detaches an interface that is gone or no longer wanted.
     pub fn detach(&mut self, grace: &Grace, index: u32) {
         if let Some(entry) = self.entries.remove(&index) {
-            tracing::info!(interface = %entry.name, index, "detached");
+            tracing::info!(interface = %entry.interface.name, index, "detached");
             drop(entry.attachment);
             self.leaving.push((grace.after_now(), index));
         }
@@ -141,7 +143,7 @@ impl Hooks {
         self.leaving.retain(|(_, leaving)| *leaving != index);
     }
 
-    /// Folds the counters of interfaces whose programs have all finished.
+    /// Tries one of those again that could not be attached to, and folds the counters of interfaces whose programs have all finished.
     pub fn tend(&mut self, object: &Object, grace: &Grace) {
         let passed: Vec<u32> = self
             .leaving
@@ -151,6 +153,19 @@ impl Hooks {
             .collect();
         for index in passed {
             self.settle_one(object, index);
+        }
+        // Time alone makes no link layer understood.
+        let waits = |entry: &&Entry| {
+            entry.attachment.is_err()
+                && !matches!(entry.interface.link_layer, LinkLayer::Unsupported(_))
+                && entry.tried.elapsed() >= RETRY
+        };
+        let next = self.entries.values().filter(waits).min_by_key(|entry| entry.tried);
+        if let Some(interface) = next.map(|entry| entry.interface.clone()) {
+            self.attach(object, &interface);
+        }
+        if let Some(claim) = &self.claim {
+            claim.answer();
         }
     }
 
@@ -180,7 +195,7 @@ impl Hooks {
         };
         for (index, entry) in &self.entries {
             if let Some(sum) = object.interface(*index) {
-                push(&entry.name, &sum);
+                push(&entry.interface.name, &sum);
             }
         }
         push("other", &other);
@@ -191,7 +206,7 @@ impl Hooks {
     pub fn watched(&self) -> Vec<Watched> {
         let watched = |(index, entry): (&u32, &Entry)| Watched {
             index: *index,
-            name: entry.name.clone(),
+            name: entry.interface.name.clone(),
             attached: entry.attachment.as_ref().map(Attachment::method).map_err(Clone::clone),
         };
         self.entries.iter().map(watched).collect()
@@ -199,12 +214,12 @@ impl Hooks {
 
     /// Names by index.
     pub fn names(&self) -> HashMap<u32, String> {
-        self.entries.iter().map(|(index, entry)| (*index, entry.name.clone())).collect()
+        self.entries.iter().map(|(index, entry)| (*index, entry.interface.name.clone())).collect()
     }
 
     /// Interfaces whose other side is on this host.
     pub fn local_peers(&self) -> std::collections::HashSet<u32> {
-        self.entries.iter().filter(|(_, entry)| entry.local_peer).map(|(index, _)| *index).collect()
+        self.entries.iter().filter(|(_, entry)| entry.interface.local_peer).map(|(index, _)| *index).collect()
     }
 
     /// Detaches one of those left; false when there is none.

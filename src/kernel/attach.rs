@@ -43,14 +43,9 @@ impl Method {
 
 enum Hold {
     /// Both links; dropping detaches.
-    Tcx {
-        _links: [Link; 2],
-    },
-    Clsact {
-        index: i32,
-        hooks: [TcHook; 2],
-        made_qdisc: bool,
-    },
+    Tcx { _links: [Link; 2] },
+    /// Those hooks that are attached.
+    Clsact { index: i32, hooks: Vec<TcHook>, made_qdisc: bool },
 }
 
 /// Both hooks of one interface, held. Dropping detaches them.
@@ -74,7 +69,8 @@ impl Drop for Attachment {
                 let _ = hook.detach();
             }
             if *made_qdisc && !has_filters(*index) {
-                let _ = hooks[0].attach_point(TC_INGRESS | TC_EGRESS).destroy();
+                // SAFETY: an initialised hook description, read during the call.
+                unsafe { libbpf_sys::bpf_tc_hook_destroy(&mut clsact(*index)) };
             }
         }
     }
@@ -140,33 +136,36 @@ fn clsact_hook(program: BorrowedFd<'_>, index: i32, hook: Hook) -> TcHook {
 }
 
 fn attach_clsact(object: &Object, index: i32) -> std::io::Result<Attachment> {
-    let made_qdisc = make_clsact(index)?;
-    let mut hooks = [
-        clsact_hook(object.skel.progs.nm_ingress.as_fd(), index, Hook::Ingress),
-        clsact_hook(object.skel.progs.nm_egress.as_fd(), index, Hook::Egress),
-    ];
-    let taken = |error: libbpf_rs::Error| {
-        std::io::Error::other(format!(
-            "{error} (is a foreign filter at priority {CLSACT_PRIORITY} handle {CLSACT_HANDLE:#x}?)"
-        ))
-    };
-    hooks[0].attach().map_err(taken)?;
-    let attached = Attachment(Hold::Clsact { index, hooks, made_qdisc });
-    let mut egress = hooks[1];
-    egress.attach().map_err(taken)?;
-    Ok(attached)
+    // From here on it is undone where it fails.
+    let mut hold = Attachment(Hold::Clsact { index, hooks: Vec::new(), made_qdisc: make_clsact(index)? });
+    let programs = [object.skel.progs.nm_ingress.as_fd(), object.skel.progs.nm_egress.as_fd()];
+    for (hook, program) in Hook::ALL.into_iter().zip(programs) {
+        let attached = clsact_hook(program, index, hook).attach().map_err(|error| {
+            std::io::Error::other(format!(
+                "{error} (is a foreign filter at priority {CLSACT_PRIORITY} handle {CLSACT_HANDLE:#x}?)"
+            ))
+        })?;
+        if let Hold::Clsact { hooks, .. } = &mut hold.0 {
+            hooks.push(attached);
+        }
+    }
+    Ok(hold)
 }
 
-/// Makes the clsact qdisc; false if there was one.
-fn make_clsact(index: i32) -> std::io::Result<bool> {
-    let mut hook = libbpf_sys::bpf_tc_hook {
+/// Both clsact hooks of an interface.
+fn clsact(index: i32) -> libbpf_sys::bpf_tc_hook {
+    libbpf_sys::bpf_tc_hook {
         sz: size_of::<libbpf_sys::bpf_tc_hook>() as libbpf_sys::size_t,
         ifindex: index,
         attach_point: TC_INGRESS | TC_EGRESS,
         ..Default::default()
-    };
+    }
+}
+
+/// Makes the clsact qdisc; false if there was one.
+fn make_clsact(index: i32) -> std::io::Result<bool> {
     // SAFETY: an initialised hook description, read during the call.
-    match unsafe { libbpf_sys::bpf_tc_hook_create(&mut hook) } {
+    match unsafe { libbpf_sys::bpf_tc_hook_create(&mut clsact(index)) } {
         0 => Ok(true),
         error => match std::io::Error::from_raw_os_error(-error) {
             error if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),

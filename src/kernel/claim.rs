@@ -15,7 +15,14 @@ const NAME: &str = "netmon-clsact";
 #[derive(Debug)]
 pub struct Claim {
     /// None when somebody who is no agent of this user sits on the name: nobody may shut an agent out like that.
-    _name: Option<UnixListener>,
+    name: Option<UnixListener>,
+}
+
+impl Claim {
+    /// Lets those go who have asked whose it is: they wait in a queue, and behind a full one nobody is seen.
+    pub fn answer(&self) {
+        while self.name.as_ref().is_some_and(|name| name.accept().is_ok()) {}
+    }
 }
 
 /// Claims them.
@@ -27,16 +34,20 @@ pub fn claim() -> Result<Claim, u32> {
 }
 
 fn claim_name(name: &str) -> Result<Claim, u32> {
-    let Ok(address) = SocketAddr::from_abstract_name(name) else { return Ok(Claim { _name: None }) };
+    let Ok(address) = SocketAddr::from_abstract_name(name) else { return Ok(Claim { name: None }) };
     match UnixListener::bind_addr(&address) {
-        Ok(listener) => Ok(Claim { _name: Some(listener) }),
+        Ok(listener) => {
+            // Or `answer` would wait for somebody to ask.
+            let name = listener.set_nonblocking(true).is_ok().then_some(listener);
+            Ok(Claim { name })
+        }
         Err(error) if error.kind() == ErrorKind::AddrInUse => match holder(name) {
             Some(holder) if holder.uid == rustix::process::geteuid() => {
                 Err(holder.pid.as_raw_nonzero().get().unsigned_abs())
             }
-            _ => Ok(Claim { _name: None }),
+            _ => Ok(Claim { name: None }),
         },
-        Err(_) => Ok(Claim { _name: None }),
+        Err(_) => Ok(Claim { name: None }),
     }
 }
 
@@ -64,6 +75,11 @@ mod tests {
     fn one_at_a_time_has_them_and_nobody_else_can_sit_on_them() {
         let name = format!("netmon-test-{}", std::process::id());
         let held = claim_name(&name).unwrap();
+        let queue = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        for _ in 0..queue.trim().parse::<u32>().unwrap() + 10 {
+            assert!(claim_name(&name).is_err());
+            held.answer();
+        }
         assert_eq!(claim_name(&name).unwrap_err(), std::process::id());
         drop(held);
         drop(claim_name(&name).unwrap());
