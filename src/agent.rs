@@ -205,10 +205,10 @@ pub async fn run(start: Start, stop: impl Future<Output = ()>) -> Result<()> {
     let watchdog = tokio::spawn(crate::service::watchdog(move || beating.heartbeat()));
     let seen = Arc::clone(&state);
     let status_lines = tokio::spawn(crate::service::keep_status(move || seen.line()));
-    tokio::select! {
-        () = stop => {}
-        () = collector.ended() => tracing::error!("the collector has ended by itself: stopping"),
-    }
+    let ended_itself = tokio::select! {
+        () = stop => false,
+        () = collector.ended() => true,
+    };
 
     tracing::info!("stopping");
     crate::service::stopping();
@@ -239,6 +239,10 @@ pub async fn run(start: Start, stop: impl Future<Output = ()>) -> Result<()> {
     watchdog.abort();
     // The socket is replaced at the next start in any case.
     let _ = std::fs::remove_file(&config.api.socket);
+    anyhow::ensure!(
+        !ended_itself,
+        "the collector has ended by itself, which is a fault of netmon: its last words are above, please report them"
+    );
     Ok(())
 }
 
