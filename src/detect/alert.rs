@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::kind::Kind;
+use super::kind::{Kind, Severity};
 use super::spread;
 use crate::clock::WallClock;
 use crate::flow::key::Protocol;
@@ -15,7 +15,8 @@ use crate::flow::record::Endpoint;
 use crate::flow::update::Flow;
 use crate::flow::who::Names;
 
-/// Alerts kept; the oldest goes first.
+/// Alerts kept. One more takes the place of one that is over, or of a less grave one; else it is counted as untracked, so that a
+/// thousand sources at once neither fill the log nor hide what is graver.
 const KEPT: usize = 1000;
 /// After so long a silence the same thing is a new event.
 const SILENCE_NS: u64 = 600_000_000_000;
@@ -115,6 +116,12 @@ impl Alert {
             names?.tell_address(&mut end, (self.first_ns, self.found.last_ns));
             end.cluster_name().is_some().then_some(end)
         })
+    }
+
+    /// What goes first when there are too many: what is over, then the least grave, of these the oldest.
+    fn worth(&self, now_ns: u64) -> (bool, Severity, u64) {
+        let goes_on = now_ns.saturating_sub(self.found.last_ns) < self.silence_ns();
+        (goes_on, self.kind.severity(), self.found.last_ns)
     }
 
     /// In one sentence.
@@ -218,7 +225,7 @@ impl AlertRecord {
         Self {
             id: alert.id(),
             kind: alert.kind,
-            severity: alert.kind.severity().into(),
+            severity: alert.kind.severity().name().into(),
             message,
             hint: alert.kind.hint().into(),
             protocol: alert.subject.protocol,
@@ -244,6 +251,7 @@ impl AlertRecord {
 pub struct Alerts {
     raised: HashMap<(Kind, Subject), Alert>,
     events: BTreeMap<Kind, u64>,
+    untracked: u64,
     names: Option<Arc<dyn Names>>,
 }
 
@@ -265,13 +273,20 @@ impl Alerts {
             }
             return;
         }
-        if self.raised.len() >= KEPT
-            && let Some(oldest) =
-                self.raised.iter().min_by_key(|(_, alert)| alert.found.last_ns).map(|(key, _)| *key)
-        {
-            self.raised.remove(&oldest);
-        }
         let alert = Alert { kind, subject, found: *found, first_ns: found.first_ns };
+        if self.raised.len() >= KEPT && !self.raised.contains_key(&(kind, subject)) {
+            let worth = |one: &Alert| one.worth(found.last_ns);
+            let least = self.raised.iter().min_by_key(|(_, one)| worth(one)).map(|(key, one)| (*key, *one));
+            match least {
+                Some((key, one)) if !worth(&one).0 || one.kind.severity() < kind.severity() => {
+                    self.raised.remove(&key);
+                }
+                _ => {
+                    self.untracked += 1;
+                    return;
+                }
+            }
+        }
         *self.events.entry(kind).or_default() += 1;
         log(&alert, self.names.as_deref());
         self.raised.insert((kind, subject), alert);
@@ -282,6 +297,11 @@ impl Alerts {
         let mut alerts: Vec<Alert> = self.raised.values().copied().collect();
         alerts.sort_by_key(|alert| std::cmp::Reverse(alert.found.last_ns));
         alerts
+    }
+
+    /// Times that one was not raised for want of room.
+    pub fn untracked(&self) -> u64 {
+        self.untracked
     }
 
     /// Events since start.
@@ -298,7 +318,7 @@ fn log(alert: &Alert, names: Option<&dyn Names>) {
     tracing::warn!(
         message_id = crate::telemetry::message::SECURITY_ALERT,
         kind = kind.name(),
-        severity = kind.severity(),
+        severity = kind.severity().name(),
         id = alert.id(),
         protocol = subject.protocol.map(display),
         src = subject.src.map(display),

@@ -116,9 +116,6 @@ impl Detector {
 
     /// Looks at updates, with who is at their ends where that is known.
     pub fn observe(&mut self, updates: &[FlowUpdate], known: &[[Known; 2]]) {
-        if !self.settings.port_scans && !self.settings.patterns {
-            return;
-        }
         let mut known = known.iter();
         for update in updates {
             self.look(update, known.next());
@@ -132,6 +129,7 @@ impl Detector {
             + self.logins.untracked()
             + self.beacons.untracked()
             + self.tunnels.untracked()
+            + self.alerts.untracked()
     }
 
     fn look(&mut self, update: &FlowUpdate, known: Option<&[Known; 2]>) {
@@ -139,10 +137,10 @@ impl Detector {
         let flow = &update.flow;
         let ended = update.change == Change::Ended;
         let protocol = flow.key.protocol;
-        let allowed = settings.allows(flow.key.src.ip(), known.map(|ends| &ends[0]));
-        if settings.patterns {
-            self.services.look(update, allowed, alerts);
-        }
+        let off = !settings.port_scans && !settings.patterns;
+        let allowed = off || settings.allows(flow.key.src.ip(), known.map(|ends| &ends[0]));
+        // Learned in any case: what answered while nobody looked is not new afterwards.
+        self.services.look(update, allowed || !settings.patterns, alerts);
         if allowed {
             return;
         }

@@ -206,11 +206,31 @@ fn what_goes_on_is_one_event_and_what_comes_back_later_another() {
 }
 
 #[test]
+fn a_thousand_and_more_at_once_are_told_once_each_and_hide_nothing_graver() {
+    let mut detector = detector();
+    let probes = |n: u32, at: f64| ended(end(n + 100, 4000), end(2, 80), [FIN, 0], None, at);
+    for round in 0..5u32 {
+        for n in 0..1500 {
+            detector.observe(&[probes(n, f64::from(round) + f64::from(n) / 1e4)], &[]);
+        }
+    }
+    let told = detector.alerts.events(Kind::StealthProbe);
+    assert!((900..=1000).contains(&told), "{told}: one for each that found a place");
+    assert!(detector.untracked() > 0);
+    let half_open =
+        |n: u32| ended(end(n + 9000, 1000), end(3, 80), [SYN, SYN | ACK], Some(Reason::Timeout), 6.0);
+    detector.observe(&(0..3000).map(half_open).collect::<Vec<_>>(), &[]);
+    assert_eq!(detector.alerts.events(Kind::SynFlood), 1);
+    detector.observe(&(0..9).map(|n| probes(5000, 4000.0 + f64::from(n))).collect::<Vec<_>>(), &[]);
+    assert!(detector.alerts.events(Kind::StealthProbe) > told, "those before are over");
+}
+
+#[test]
 fn every_kind_says_what_to_do() {
     let names: std::collections::HashSet<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
     assert_eq!(names.len(), Kind::ALL.len());
     for kind in Kind::ALL {
         assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
-        assert!(["low", "medium", "high"].contains(&kind.severity()) && kind.hint().len() > 20);
+        assert!(kind.hint().len() > 20);
     }
 }

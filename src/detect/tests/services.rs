@@ -61,6 +61,19 @@ fn of_who_is_allowed_is_learned_and_not_told() {
 }
 
 #[test]
+fn what_answered_while_nobody_looked_is_not_new_afterwards() {
+    let mut detector = Detector::new(Settings { port_scans: false, patterns: false, ..learning(600.0) });
+    detector.observe(&[well(end(1, 40_000), end(2, 8080), 700.0)], &[]);
+    detector.configure(learning(600.0));
+    detector.observe(
+        &[well(end(1, 40_001), end(2, 8080), 800.0), well(end(1, 40_002), end(2, 9090), 800.0)],
+        &[],
+    );
+    let told: Vec<_> = detector.alerts.newest_first().iter().map(|alert| alert.subject.port).collect();
+    assert_eq!(told, [Some(9090)]);
+}
+
+#[test]
 fn the_range_of_ports_is_read_as_the_kernel_writes_it() {
     assert_eq!(ephemeral("32768\t60999\n"), Some((32_768, 60_999)));
     for wrong in ["", "1", "a b", "1 70000", "-1 5"] {

@@ -262,7 +262,10 @@ impl Exporter {
     fn security_families(&self, page: &mut Page) {
         let detector = self.detector.lock().unwrap_or_else(PoisonError::into_inner);
         let event = |kind: &Kind| {
-            count(&[("type", kind.name()), ("severity", kind.severity())], detector.alerts.events(*kind))
+            count(
+                &[("type", kind.name()), ("severity", kind.severity().name())],
+                detector.alerts.events(*kind),
+            )
         };
         page.counter(
             "netmon_security_events_total",
