@@ -124,10 +124,17 @@ impl Host {
         let mut inner = self.lock();
         for update in updates {
             let bytes = update.delta.bytes();
+            let mut counted: Option<Arc<Place>> = None;
             let named = update.flow.who.map(|who| {
                 who != Who::Unknown
                     && self.learn(&mut inner, who).is_some_and(|known| {
-                        known.bytes[direction_index(update.flow.direction)] += bytes;
+                        // Once, where both ends are of one unit.
+                        let unit = |place: &Option<Arc<Place>>| place.as_ref()?.unit.clone();
+                        let again = counted.is_some() && unit(&counted) == unit(&known.place);
+                        if !again {
+                            known.bytes[direction_index(update.flow.direction)] += bytes;
+                        }
+                        counted.clone_from(&known.place);
                         known.is_named()
                     })
             });
@@ -323,6 +330,8 @@ mod tests {
         let expected = HashMap::from([(("nginx.service".to_owned(), Direction::Egress), 320)]);
         assert_eq!(host.take_unit_bytes(), expected);
         assert!(host.take_unit_bytes().is_empty());
+        host.observe(&[update(Direction::Internal, [Who::Socket(1); 2], Change::Active)]);
+        assert_eq!(host.take_unit_bytes().into_values().sum::<u64>(), 160, "with itself");
     }
 
     #[test]

@@ -91,13 +91,15 @@ pub fn name(from: &[u8]) -> Option<Name> {
     })
 }
 
-/// A cgroup's path from its bytes, from the root; `None` while it is being written. What is above its levels is left out.
+/// A cgroup's path from its bytes, from the root; `None` while it is being written, and where a name in it is cut: of what is gone that is
+/// unknown, the rest is found in the tree. What is above its levels is left out.
 pub fn path(from: &[u8]) -> Option<String> {
     let word = |at: usize| Some(u32::from_ne_bytes(bytes(from, at)?) as usize);
     let (levels, one) = (word(offset_of!(nm_path, levels))?, word(offset_of!(nm_path, level_bytes))?);
     let names: Vec<String> =
         from.get(offset_of!(nm_path, names)..)?.chunks(one.max(1)).take(levels).map(text).collect();
-    (levels > 0).then(|| names.iter().rev().fold(String::new(), |path, name| path + "/" + name))
+    let whole = levels > 0 && names.iter().all(|name| name.len() + 1 < one);
+    whole.then(|| names.iter().rev().fold(String::new(), |path, name| path + "/" + name))
 }
 
 impl NameReader {
@@ -109,5 +111,27 @@ impl NameReader {
     /// Where a cgroup is, or was when a process in it made its first socket.
     pub fn path(&self, cgroup: u64) -> Option<String> {
         path(&self.cgroups.lookup(&cgroup.to_ne_bytes(), MapFlags::ANY).ok()??)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_begins_at_the_root_and_a_name_that_is_cut_makes_none() {
+        let bytes = |names: [&str; 2]| {
+            let mut bytes = [2_u32.to_ne_bytes(), 16_u32.to_ne_bytes()].concat();
+            for (number, name) in names.into_iter().enumerate() {
+                bytes.extend(name.as_bytes());
+                bytes.resize(8 + (number + 1) * 16, 0);
+            }
+            bytes
+        };
+        assert_eq!(
+            path(&bytes(["nginx.service", "system.slice"])).as_deref(),
+            Some("/system.slice/nginx.service")
+        );
+        assert_eq!(path(&bytes(["fifteen-and-cut", "system.slice"])), None);
     }
 }

@@ -31,11 +31,11 @@ const OTHER: &str = "other";
 /// A service; `None`: of no service, or none is known.
 pub type Service = Option<Arc<Name>>;
 
-/// Of whom the bytes between two workloads are.
+/// Of whom the bytes between two workloads are: of which kind those are is not told.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Between {
-    src: Option<Arc<Workload>>,
-    dst: Option<Arc<Workload>>,
+    src: Option<Name>,
+    dst: Option<Name>,
     service: Service,
 }
 
@@ -65,16 +65,20 @@ impl<K: Clone + Eq + Hash + Ord> Heaviest<K> {
         }
     }
 
-    /// Series of all: labels by key, and for those without a place.
-    fn series(&self, others: &[&str], labels: impl Fn(&K, &mut dyn FnMut(&[(&str, &str)]))) -> Vec<Metric> {
+    /// Series of all, each with the sum of those keys that are told alike, and of those without a place.
+    fn series<const N: usize>(&self, labels: [&str; N], values: impl Fn(&K) -> [Arc<str>; N]) -> Vec<Metric> {
         let mut series = Vec::new();
         for (direction, top) in &self.each {
-            let direction = ("direction", direction.name());
+            let mut sums = BTreeMap::from([(std::array::from_fn(|_| OTHER.into()), top.other())]);
             for (key, bytes) in top.pairs() {
-                labels(key, &mut |labels| series.push(count(&[labels, &[direction]].concat(), bytes)));
+                *sums.entry(values(key)).or_default() += bytes;
             }
-            let others: Vec<_> = others.iter().map(|label| (*label, OTHER)).chain([direction]).collect();
-            series.push(count(&others, top.other()));
+            for (values, bytes) in sums {
+                let mut told: Vec<(&str, &str)> =
+                    labels.into_iter().zip(values.iter().map(|value| &**value)).collect();
+                told.push(("direction", direction.name()));
+                series.push(count(&told, bytes));
+            }
         }
         series
     }
@@ -82,7 +86,7 @@ impl<K: Clone + Eq + Hash + Ord> Heaviest<K> {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Thing {
-    Workload(Arc<Workload>),
+    Workload(Name),
     Service(Arc<Name>),
     Pod(Name),
 }
@@ -91,7 +95,7 @@ enum Thing {
 #[derive(Debug, Default)]
 pub struct There {
     /// Workloads with running pods.
-    pub workloads: HashSet<Arc<Workload>>,
+    pub workloads: HashSet<Name>,
     /// Services.
     pub services: HashSet<Arc<Name>>,
     /// Pods by namespace and name.
@@ -102,7 +106,7 @@ impl There {
     /// As the cluster stands.
     pub fn ask(cluster: &Cluster, pods: bool) -> Self {
         Self {
-            workloads: cluster.workloads().into_iter().collect(),
+            workloads: cluster.workloads().iter().map(|workload| named(workload)).collect(),
             services: cluster.services().into_iter().collect(),
             pods: if pods { cluster.pod_names() } else { HashSet::new() },
         }
@@ -117,8 +121,12 @@ impl There {
     }
 }
 
-fn words(name: Option<&Name>) -> (&str, &str) {
-    name.map_or(("", ""), |name| (&*name.namespace, &*name.name))
+fn named(workload: &Workload) -> Name {
+    Name { namespace: Arc::clone(&workload.namespace), name: Arc::clone(&workload.name) }
+}
+
+fn words(name: Option<&Name>) -> [Arc<str>; 2] {
+    name.map_or_else(Default::default, |name| [&name.namespace, &name.name].map(Arc::clone))
 }
 
 /// What is counted by name.
@@ -154,7 +162,7 @@ impl Names {
         if bytes == 0 {
             return;
         }
-        let workload = |end: &Known| end.pod.as_ref().map(|pod| pod.workload());
+        let workload = |end: &Known| end.pod.as_ref().map(|pod| named(&pod.workload()));
         let between = Between { src: workload(src), dst: workload(dst), service: dst.service.clone() };
         self.bytes.add(direction, between, bytes);
         let zones = (src.zone(), dst.zone(), direction);
@@ -231,21 +239,12 @@ impl Names {
     /// Writes them down.
     pub(super) fn families(&self, page: &mut Page) {
         let bytes = self.bytes.series(
-            &["src_namespace", "src_workload", "dst_namespace", "dst_workload", "dst_service"],
-            |Between { src, dst, service }, tell| {
-                let of = |one: &Option<Arc<Workload>>| match one {
-                    Some(one) => [Arc::clone(&one.namespace), Arc::clone(&one.name)],
-                    None => [Arc::default(), Arc::default()],
-                };
-                let ([src_namespace, src], [dst_namespace, dst]) = (of(src), of(dst));
-                let (of_service, service) = words(service.as_deref());
-                tell(&[
-                    ("src_namespace", &src_namespace),
-                    ("src_workload", &src),
-                    ("dst_namespace", if dst_namespace.is_empty() { of_service } else { &dst_namespace }),
-                    ("dst_workload", &dst),
-                    ("dst_service", service),
-                ]);
+            ["src_namespace", "src_workload", "dst_namespace", "dst_workload", "dst_service"],
+            |Between { src, dst, service }| {
+                let ([src_namespace, src], [dst_namespace, dst]) = (words(src.as_ref()), words(dst.as_ref()));
+                let [of_service, service] = words(service.as_deref());
+                let dst_namespace = if dst.is_empty() { of_service } else { dst_namespace };
+                [src_namespace, src, dst_namespace, dst, service]
             },
         );
         page.counter(
@@ -264,10 +263,9 @@ impl Names {
         );
         let Some(pods) = &self.pods else { return };
         let labels = ["src_namespace", "src_pod", "dst_namespace", "dst_pod"];
-        let bytes = pods.series(&labels, |(src, dst), tell| {
-            let ((src_namespace, src), (dst_namespace, dst)) = (words(src.as_ref()), words(dst.as_ref()));
-            let values = [src_namespace, src, dst_namespace, dst];
-            tell(&std::array::from_fn::<_, 4, _>(|n| (labels[n], values[n])));
+        let bytes = pods.series(labels, |(src, dst)| {
+            let ([src_namespace, src], [dst_namespace, dst]) = (words(src.as_ref()), words(dst.as_ref()));
+            [src_namespace, src, dst_namespace, dst]
         });
         page.counter("netmon_pod_bytes_total", "The same by pods (export.prometheus.per_pod).", bytes);
     }

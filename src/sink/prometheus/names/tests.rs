@@ -160,6 +160,23 @@ fn what_a_cap_folds_away_is_other_and_sums_are_exact() {
 }
 
 #[test]
+fn workloads_of_one_name_and_two_kinds_are_one_series() {
+    let run = Run::new(1000, false);
+    let owner = Some(Owner { kind: "Rollout".into(), name: "cart".into() });
+    run.cluster.take(Change::Applied(Object::Pod(Pod { owner, ..pod(2, "cart") })), 0);
+    let of_service = |n: u8| FlowUpdate {
+        flow: Flow { key: FlowKey { dst: ([10, 96, 0, 1], 80).into(), ..asks(n).flow.key }, ..asks(1).flow },
+        ..asks(n)
+    };
+    run.count(&[of_service(1), of_service(2)]);
+    let series = run.series("netmon_workload_bytes_total");
+    let cart: Vec<_> =
+        series.iter().filter(|(labels, _)| labels.contains(r#"src_workload="cart""#)).collect();
+    assert_eq!(cart.len(), 1, "{series:?}");
+    assert_eq!(cart[0].1, 2000.0);
+}
+
+#[test]
 fn series_leave_ten_minutes_after_their_workload_and_not_before() {
     let run = Run::new(1000, true);
     run.count(&[asks(0), asks(1)]);
