@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use super::app::App;
 use super::key::{FlowKey, Protocol};
@@ -24,12 +25,27 @@ struct Key {
 }
 
 /// Folds updates until they are taken.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Fold {
+    interval_ns: u64,
     told: HashMap<Key, FlowUpdate>,
 }
 
 impl Fold {
+    /// Of flows that report so often (`flow.active_interval`).
+    pub fn of(interval: Duration) -> Self {
+        Self { interval_ns: u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX), told: HashMap::new() }
+    }
+
+    /// Since when what is new in an update has passed, at the earliest.
+    fn since_ns(&self, update: &FlowUpdate) -> u64 {
+        let flow = &update.flow;
+        match update.change {
+            Change::Opened => flow.start_ns,
+            _ => flow.start_ns.max(flow.end_ns.saturating_sub(self.interval_ns)),
+        }
+    }
+
     /// Takes one in.
     pub fn add(&mut self, update: &FlowUpdate) {
         let flow = &update.flow;
@@ -48,8 +64,10 @@ impl Fold {
             direction: flow.direction,
             tunnel: flow.tunnel,
         };
+        let since_ns = self.since_ns(update);
         let entry = self.told.entry(key).or_insert_with(|| fresh(&key, update));
         let whole = &mut entry.flow;
+        whole.start_ns = whole.start_ns.min(since_ns);
         let mut folded = whole.folded.unwrap_or_default();
         match update.change {
             Change::Opened => folded.opened += 1,
@@ -115,7 +133,7 @@ fn fresh(key: &Key, update: &FlowUpdate) -> FlowUpdate {
         nat: key.nat,
         total: Counters::default(),
         // What was told before is not in this record.
-        start_ns: if update.change == Change::Opened { update.flow.start_ns } else { update.flow.end_ns },
+        start_ns: update.flow.end_ns,
         handshake_us: None,
         // Of many flows there is no one round trip.
         measured: None,
@@ -160,7 +178,7 @@ mod tests {
 
     #[test]
     fn client_ports_are_folded_and_sums_are_exact() {
-        let mut fold = Fold::default();
+        let mut fold = Fold::of(Duration::from_nanos(500));
         for port in 1..=10 {
             fold.add(&update(port, Change::Opened, None));
             fold.add(&update(port, Change::Ended, None));
@@ -172,12 +190,18 @@ mod tests {
         assert_eq!((one.flow.total.packets(), one.flow.total.bytes()), (60, 5400));
         assert_eq!((one.flow.key.src.port(), one.flow.key.dst.port()), (0, 443));
         assert_eq!((one.flow.status, one.flow.handshake_us), (Status::Ok, Some(1)));
+        assert_eq!((one.flow.start_ns, one.flow.end_ns), (1001, 2010), "of the first and the last of them");
         assert!(fold.is_empty());
+        fold.add(&update(1, Change::Active, None));
+        fold.add(&update(3, Change::Active, None));
+        let later: Vec<FlowUpdate> = fold.take().collect();
+        let flow = &later[0].flow;
+        assert_eq!((flow.start_ns, flow.end_ns), (1501, 2003), "what passed since they were told last");
     }
 
     #[test]
     fn a_record_has_failed_when_all_that_ended_in_it_failed() {
-        let mut fold = Fold::default();
+        let mut fold = Fold::of(Duration::from_nanos(500));
         fold.add(&update(1, Change::Ended, Some(Reason::Refused)));
         fold.add(&update(2, Change::Active, None));
         let first: Vec<FlowUpdate> = fold.take().collect();
@@ -192,7 +216,7 @@ mod tests {
 
     #[test]
     fn backends_stay_apart_and_ports_of_a_translated_client_do_not() {
-        let mut fold = Fold::default();
+        let mut fold = Fold::of(Duration::from_nanos(500));
         for (port, backend) in [(1, 8), (2, 8), (3, 9)] {
             let mut one = update(port, Change::Opened, None);
             let src = Some(([10, 0, 0, 7], port + 100).into());
@@ -213,7 +237,7 @@ mod tests {
 
     #[test]
     fn servers_protocols_directions_and_tunnels_stay_apart() {
-        let mut fold = Fold::default();
+        let mut fold = Fold::of(Duration::from_nanos(500));
         fold.add(&update(1, Change::Opened, None));
         let mut other = update(1, Change::Opened, None);
         other.flow.key.dst.set_port(80);

@@ -53,7 +53,7 @@ struct Folding {
 
 impl Folding {
     fn every(interval: Duration) -> Self {
-        Self { fold: Fold::default(), interval, due: Instant::now() + interval }
+        Self { fold: Fold::of(interval), interval, due: Instant::now() + interval }
     }
 }
 
