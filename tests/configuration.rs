@@ -119,6 +119,21 @@ fn all_mistakes_are_told_at_once() {
 }
 
 #[test]
+fn two_variables_of_one_setting_must_agree_and_a_level_is_above_debug() {
+    let both = |timeout| [("NETMON_FLOW_MAX_AGE", "60s"), ("NETMON_FLOW_FLOW_TIMEOUT", timeout)];
+    assert_eq!(check("", &both("60s")).0, 0);
+    let (status, message) = check("", &both("70s"));
+    assert_eq!(status, 2);
+    assert!(message.contains("are the same setting; give one of them"), "{message}");
+    let named = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    for variables in [["NETMON_DEBUG", "NETMON_LOG_LEVEL"], ["NETMON_LOG_LEVEL", "NETMON_DEBUG"]] {
+        let values = variables.map(|name| named(name, if name == "NETMON_DEBUG" { "true" } else { "warn" }));
+        let inputs = Inputs { environment: values.to_vec(), ..Inputs::default() };
+        assert_eq!(Config::load(&inputs).unwrap().values["log.level"], "warn", "{variables:?}");
+    }
+}
+
+#[test]
 fn yaml_that_is_none_says_where() {
     let (status, message) = check("flow:\n  max_flows: [1\nlog: {", &[]);
     assert_eq!(status, 2);

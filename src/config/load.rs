@@ -228,34 +228,41 @@ impl Layers {
     }
 
     fn environment(&mut self, variables: &[(String, String)]) {
-        for (name, value) in variables.iter().filter(|(name, _)| name.starts_with("NETMON_")) {
-            if OTHER_VARIABLES.contains(&name.as_str()) {
-                continue;
+        let ours = || {
+            let ours = variables.iter().filter(|(name, _)| name.starts_with("NETMON_"));
+            ours.filter(|(name, _)| !OTHER_VARIABLES.contains(&name.as_str()))
+        };
+        // NETMON_DEBUG=true is `--debug`, and gives way to a level as that does.
+        for (name, value) in ours().filter(|(name, _)| name == "NETMON_DEBUG") {
+            match value.parse::<bool>() {
+                Ok(true) => self.put_text(name, "log.level", "debug", Origin::Environment(name.clone())),
+                Ok(false) => {}
+                Err(_) => self.errors.push(ConfigError::Value {
+                    origin: name.clone(),
+                    path: "log.level".into(),
+                    value: format!("`{value}`"),
+                    accepted: "true or false".into(),
+                }),
             }
-            // NETMON_DEBUG=true is `--debug`.
-            if name == "NETMON_DEBUG" {
-                match value.parse::<bool>() {
-                    Ok(true) => self.put_text(name, "log.level", "debug", Origin::Environment(name.clone())),
-                    Ok(false) => {}
-                    Err(_) => self.errors.push(ConfigError::Value {
-                        origin: name.clone(),
-                        path: "log.level".into(),
-                        value: format!("`{value}`"),
-                        accepted: "true or false".into(),
-                    }),
-                }
+        }
+        let mut given = BTreeMap::new();
+        for (name, value) in ours().filter(|(name, _)| name != "NETMON_DEBUG") {
+            let Some(key) = schema::find_environment(name) else {
+                let path = name.trim_start_matches("NETMON_").to_ascii_lowercase();
+                self.errors.push(ConfigError::UnknownKey {
+                    origin: name.clone(),
+                    path,
+                    hint: "; variables are NETMON_ and the path with _ between its parts".into(),
+                });
                 continue;
-            }
-            match schema::find_environment(name) {
-                Some(key) => self.put_text(name, key.path, value, Origin::Environment(name.clone())),
-                None => {
-                    let path = name.trim_start_matches("NETMON_").to_ascii_lowercase();
-                    self.errors.push(ConfigError::UnknownKey {
-                        origin: name.clone(),
-                        path,
-                        hint: "; variables are NETMON_ and the path with _ between its parts".into(),
-                    });
-                }
+            };
+            match given.insert(key.path, (name, value)) {
+                Some((other, said)) if said != value => self.errors.push(ConfigError::Twice {
+                    origin: "environment".into(),
+                    path: name.clone(),
+                    alias: other.clone(),
+                }),
+                _ => self.put_text(name, key.path, value, Origin::Environment(name.clone())),
             }
         }
     }
