@@ -1,7 +1,8 @@
 //! HTTP/1.1 for all servers of the agent: clients that are slow, idle or too many hold nobody up.
 //!
 //! A connection that brings no whole request for [`HEAD`] is closed. When as many are open as a server takes, the one that was
-//! opened first among those that are not being answered gives way to the newest; where all are, the newest is turned away. Both are counted.
+//! opened first among those for which no answer is being made gives way to the newest; where all have one, the newest is turned away.
+//! Both are counted. An answer that is made and only waits for its reader does not count: who never reads holds no place for good.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,7 +27,7 @@ use tokio::task::{self, AbortHandle, JoinError, JoinSet};
 
 /// Time that the head of a request may take, and that a connection may be idle between two: no common scrape interval.
 const HEAD: Duration = Duration::from_secs(20);
-/// Longest head, and what of an answer waits for a slow reader beside the socket's buffer.
+/// Longest head. Where so much waits for a slow reader, beside the socket's buffer, no further part of an answer is taken.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// Time that answers have to end in when the server does.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -103,7 +104,7 @@ impl Listener for UnixListener {
 /// An open connection.
 struct Open {
     task: AbortHandle,
-    /// Has a second owner for each request that is being answered.
+    /// Has one more owner for each answer that is being made.
     answering: Arc<()>,
 }
 
@@ -187,7 +188,7 @@ where
             }
             let answer = service.call(request);
             async move {
-                // Held until the last of the body is on its way.
+                // Held until hyper has the last of the body, not until its reader has it: a page is one frame and queued as a whole.
                 answer.await.map(|response| {
                     response.map(|body| {
                         body.map_frame(move |frame| {

@@ -426,16 +426,19 @@ fn there_is_one_trace_and_off_ends_it_for_all() {
     assert!(text.ends_with("the time is over: 1 packets shown, 0 more not shown\n"), "{text}");
 }
 
+/// It and where it is from.
+fn log_level(agent: &Agent<'_>) -> (String, String) {
+    let settings = agent.cli(&["config", "show"]);
+    let settings = settings.as_array().unwrap();
+    let level = settings.iter().find(|setting| setting["key"] == "log.level").unwrap();
+    (level["value"].as_str().unwrap().to_owned(), level["origin"].as_str().unwrap().to_owned())
+}
+
 #[test]
 fn debug_trace_raises_the_log_level_and_brings_back_what_it_was() {
     let net = two_hosts();
     let agent = Agent::start(&net, "a", "log: { level: warn }");
-    let level = || {
-        let settings = agent.cli(&["config", "show"]);
-        let settings = settings.as_array().unwrap();
-        let level = settings.iter().find(|setting| setting["key"] == "log.level").unwrap();
-        (level["value"].as_str().unwrap().to_owned(), level["origin"].as_str().unwrap().to_owned())
-    };
+    let level = || log_level(&agent);
     let before = level();
     assert_eq!(before.0, "warn");
     let say = |words: &[&str]| agent.cli_text(words).1;
@@ -462,4 +465,35 @@ fn debug_trace_raises_the_log_level_and_brings_back_what_it_was() {
     say(&["config", "set", "log.level=info"]);
     assert!(say(&["debug", "trace", "off"]).contains("nothing has changed"));
     assert_eq!(level().0, "info");
+}
+
+#[test]
+fn debug_trace_off_brings_back_what_the_file_says_by_then() {
+    let net = two_hosts();
+    let agent = Agent::start(&net, "a", "log: { level: warn }");
+    let say = |words: &[&str]| agent.cli_text(words).1;
+    let write = |level: &str| {
+        std::fs::write(agent.file(), agent.text(&format!("log: {{ level: {level} }}"))).unwrap();
+    };
+    let before = log_level(&agent);
+    say(&["debug", "trace", "on"]);
+    write("error");
+    say(&["config", "reload"]);
+    assert_eq!(log_level(&agent).0, "trace");
+    assert_eq!(say(&["debug", "trace", "off"]), "log.level trace -> error\n");
+    let after = log_level(&agent);
+    assert_eq!((after.0.as_str(), &after.1), ("error", &before.1));
+    say(&["config", "reload"]);
+    assert_eq!(log_level(&agent), after);
+    // While the file is broken, what was before.
+    say(&["debug", "trace", "on"]);
+    write("loud");
+    assert_eq!(say(&["debug", "trace", "off"]), "log.level trace -> error\n");
+    assert_eq!(log_level(&agent), after);
+    // What was set is above the file.
+    say(&["config", "set", "log.level=warn"]);
+    say(&["debug", "trace", "on"]);
+    write("info");
+    say(&["config", "reload"]);
+    assert_eq!(say(&["debug", "trace", "off"]), "log.level trace -> warn\n");
 }

@@ -108,13 +108,18 @@ impl Reloader {
     pub async fn reload(&self, cause: Cause) -> Result<Applied, Refused> {
         let sets = self.sets.lock().await;
         service::reloading();
-        let pairs: Vec<_> = sets.iter().map(|(path, value)| ((*path).to_owned(), value.clone())).collect();
-        let inputs = self.inputs.clone();
-        let wanted = tokio::task::spawn_blocking(move || Config::load_with(&inputs, &pairs)).await;
-        let wanted = wanted.map_err(|error| Refused::Part(error.into())).and_then(|wanted| Ok(wanted?));
+        let wanted = self.load(&sets).await;
         let outcome = self.take_over(cause, wanted).await;
         service::reloaded(outcome.as_ref().err().map(|error| format!("configuration refused: {error}")));
         outcome
+    }
+
+    /// All layers as they are now, with what `config set` said.
+    async fn load(&self, sets: &BTreeMap<&'static str, String>) -> Result<Loaded, Refused> {
+        let pairs: Vec<_> = sets.iter().map(|(path, value)| ((*path).to_owned(), value.clone())).collect();
+        let inputs = self.inputs.clone();
+        let loaded = tokio::task::spawn_blocking(move || Config::load_with(&inputs, &pairs)).await;
+        loaded.map_err(|error| Refused::Part(error.into())).and_then(|loaded| Ok(loaded?))
     }
 
     /// Changes keys until the agent ends: all of them or none.

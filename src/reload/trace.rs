@@ -1,4 +1,4 @@
-//! `debug trace`: the log level goes up, and back to what it was.
+//! `debug trace`: the log level goes up, and back to what it is without.
 
 use super::outcome::{Applied, Cause};
 use super::{Refused, Reloader};
@@ -17,7 +17,7 @@ pub(super) struct Before {
 }
 
 impl Reloader {
-    /// Raises the log level to trace, or brings back what it was before that. A level that was set meanwhile stays.
+    /// Raises the log level to trace, or brings back what the layers say without that. A level that was set meanwhile stays.
     ///
     /// # Errors
     /// Says why nothing has changed.
@@ -40,12 +40,17 @@ impl Reloader {
             *before = None;
             return Ok(Applied::default());
         };
-        let lowered = wanted.keeping(&[LEVEL], &was.wanted)?;
-        let applied = self.take_over(Cause::Trace, Ok(lowered)).await?;
-        match before.take().and_then(|was| was.set) {
-            Some(level) => sets.insert(LEVEL, level),
-            None => sets.remove(LEVEL),
+        let mut without = sets.clone();
+        match &was.set {
+            Some(level) => without.insert(LEVEL, level.clone()),
+            None => without.remove(LEVEL),
         };
+        // The file may say something else by now; while it is broken, what was in force before the trace holds.
+        let fresh = self.load(&without).await;
+        let lowered = wanted.keeping(&[LEVEL], fresh.as_ref().unwrap_or(&was.wanted))?;
+        let applied = self.take_over(Cause::Trace, Ok(lowered)).await?;
+        *sets = without;
+        *before = None;
         Ok(applied)
     }
 }
