@@ -48,7 +48,21 @@ let
 
       boot = {
         loader.grub.enable = false;
-        initrd.systemd.enable = true;
+        initrd = {
+          systemd.enable = true;
+          # The disks of virtual machines, which NixOS leaves to a hardware scan; SATA and NVMe are there by default.
+          availableKernelModules = [
+            "virtio_pci"
+            "virtio_mmio"
+            "virtio_blk"
+            "virtio_scsi"
+            "virtio_net"
+          ]
+          ++ lib.optionals pkgs.stdenv.hostPlatform.isx86_64 [
+            "hv_storvsc"
+            "vmw_pvscsi"
+          ];
+        };
         kernelParams = [ "console=${if efiArch == "aa64" then "ttyAMA0" else "ttyS0"}" ];
       };
       fileSystems."/" = {

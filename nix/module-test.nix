@@ -79,6 +79,7 @@ let
     "the environment's file is read" =
       full.systemd.services.netmon.serviceConfig.EnvironmentFile == "/run/secrets/netmon.env";
     "kubernetes is on" = full.services.netmon.settings.kubernetes.enabled;
+    "the unit waits for its kubeconfig" = full.systemd.services.netmon.startLimitIntervalSec == 0;
   };
   failed = lib.attrNames (lib.filterAttrs (_: holds: !holds) expected);
 in

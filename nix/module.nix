@@ -169,6 +169,9 @@ in
     systemd.packages = [ cfg.package ];
     systemd.services.netmon = {
       wantedBy = [ "multi-user.target" ];
+      # k3s writes its kubeconfig some seconds after boot: until then each start fails, and none may be the last one. Loops without hope
+      # end by the unit's RestartPreventExitStatus.
+      startLimitIntervalSec = lib.mkIf (cfg.kubernetes.kubeconfig != null) 0;
       # The agent takes a changed file over; a reload says whether it is right.
       reloadTriggers = [ config.environment.etc."netmon/netmon.yaml".source ];
       environment = {
