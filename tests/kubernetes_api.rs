@@ -14,6 +14,7 @@ use common::apiserver::{ApiServer, Fault, Request, pod, recorded, status};
 use common::net::Net;
 use netmon::config::WatchScope;
 use netmon::enrich::kubernetes::watch::{Settings, Timing};
+use serde_json::{Value, json};
 use watching::{Watching, settings, timing};
 
 /// Pods of other nodes.
@@ -499,14 +500,16 @@ fn a_full_comparison_finds_what_no_watch_has_told() {
     assert_eq!(watching.status("own_pods").objects, 1);
 }
 
+/// A ReplicaSet or Job of one of these.
+fn owned(kind: &str, name: &str) -> Value {
+    json!({ "metadata": { "name": name, "namespace": "shop",
+            "ownerReferences": [{ "kind": kind, "name": "cart", "controller": true }] } })
+}
+
 #[test]
 fn a_node_asks_for_no_more_than_it_needs() {
     let server = ApiServer::start();
     server.play();
-    let owned = |kind: &str, name: &str| {
-        serde_json::json!({ "metadata": { "name": name, "namespace": "shop",
-            "ownerReferences": [{ "kind": kind, "name": "cart", "controller": true }] } })
-    };
     server.put("replicasets", owned("Deployment", "cart-9c7bfccf6"));
     server.put("replicasets", owned("Deployment", "elsewhere"));
     let watching = Watching::with(&server, &Settings { scope: WatchScope::Node, ..settings() });
@@ -534,6 +537,39 @@ fn a_node_asks_for_no_more_than_it_needs() {
         server.remove("pods", &pod(name, "node-a", "10.9.1.1"));
     }
     watching.wait_gone("ReplicaSet cart-9c7bfccf6");
+}
+
+#[test]
+fn owners_of_one_kind_are_told_while_those_of_the_other_may_not_be_read() {
+    let server = ApiServer::start();
+    let put = |name: &str, kind: &str, owner: &str| {
+        let mut pod = pod(name, "node-a", "10.9.1.1");
+        pod["metadata"]["ownerReferences"] = json!([{ "kind": kind, "name": owner, "controller": true }]);
+        server.put("pods", pod);
+    };
+    server.forbid("get", "jobs");
+    put("backup-1-x", "Job", "backup-1");
+    // What has failed is not asked again while this test lasts.
+    let never = Duration::from_secs(1_000_000);
+    let timing = Timing { first_retry: never, last_retry: never, ..timing() };
+    let watching = Watching::with(&server, &Settings { scope: WatchScope::Node, timing, ..settings() });
+    watching.wait("the missing right is named", |it| {
+        it.status("jobs").error.is_some_and(|error| error.contains("the verb `get` on `jobs.batch`"))
+    });
+    server.put("replicasets", owned("Deployment", "cart-1"));
+    put("cart-1-x", "ReplicaSet", "cart-1");
+    watching.wait_there("ReplicaSet cart-1 of Deployment/cart");
+    watching.wait("ReplicaSets are synced", |it| it.status("replicasets").objects == 1);
+    let replicasets = watching.status("replicasets");
+    assert!(replicasets.synced_since.is_some() && replicasets.error.is_none(), "{replicasets:#?}");
+    assert_eq!(watching.failures("jobs", "forbidden"), 1, "asked again at the other's pace");
+    // Otherwise it is, and comes when it is granted.
+    let watching = Watching::with(&server, &Settings { scope: WatchScope::Node, ..settings() });
+    watching.wait("jobs are refused", |it| it.failures("jobs", "forbidden") > 1);
+    server.put("jobs", owned("CronJob", "backup-1"));
+    server.allow("get", "jobs");
+    watching.wait_there("Job backup-1 of CronJob/cart");
+    watching.wait_synced();
 }
 
 #[test]
@@ -571,7 +607,7 @@ fn the_agent_runs_without_a_server_says_so_and_syncs_when_it_comes() {
     });
     let status = agent.cli(&["status"]);
     assert_eq!((status["mode"].as_str(), status["ready"].as_bool()), (Some("kubernetes"), Some(false)));
-    let watches = |status: &serde_json::Value| status["kubernetes"]["watches"].as_array().unwrap().clone();
+    let watches = |status: &Value| status["kubernetes"]["watches"].as_array().unwrap().clone();
     agent.wait("status says why", 20, |agent| {
         watches(&agent.cli(&["status"])).iter().any(|watch| {
             watch["kind"] == "own_pods"
@@ -614,7 +650,7 @@ fn the_agent_runs_without_a_server_says_so_and_syncs_when_it_comes() {
     });
     net.exec("b", "ping -c 3 -i 0.2 10.1.0.1");
     agent.wait("the flow names its pods", 20, |agent| {
-        let named = |flow: &serde_json::Value| flow["src"]["pod"] == "there" && flow["dst"]["pod"] == "here";
+        let named = |flow: &Value| flow["src"]["pod"] == "there" && flow["dst"]["pod"] == "here";
         agent.flows(&["--protocol", "icmp"]).iter().any(named)
     });
     agent.assert_law();

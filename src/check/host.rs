@@ -19,6 +19,8 @@ pub struct Host {
     pub types: Result<Types, NoTypes>,
     /// Capabilities that this process lacks.
     pub missing: Option<String>,
+    /// Whether an agent answers, which has what this process may lack.
+    pub agent_answers: bool,
     /// `net.core.bpf_jit_enable`.
     pub jit: Option<u32>,
     /// `[none] integrity confidentiality`, with the mode in brackets.
@@ -48,6 +50,7 @@ impl Host {
             untested: tested::untested_here(),
             types: Types::find(btf),
             missing: privilege::check().err().map(|missing| missing.missing),
+            agent_answers: false,
             jit: read("proc/sys/net/core/bpf_jit_enable").trim().parse().ok(),
             lockdown: read("sys/kernel/security/lockdown"),
             cgroup2: Tree::find(&root.join("proc/self/mountinfo")).is_some(),
@@ -56,6 +59,11 @@ impl Host {
             synchronised: ntp::is_synchronised(),
             unix_seconds: jiff::Timestamp::now().as_second(),
         }
+    }
+
+    /// Beside an agent, if one answers.
+    pub fn beside_agent(self, agent_answers: bool) -> Self {
+        Self { agent_answers, ..self }
     }
 
     /// What decides whether the programs can be loaded.
@@ -77,6 +85,11 @@ impl Host {
         });
         findings.push(match &self.missing {
             None => Finding::pass("capabilities", "CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON"),
+            Some(missing) if self.agent_answers => Finding::warn(
+                "capabilities",
+                format!("this command lacks {missing} and can't see all; the agent that answers needs nothing of it"),
+                "run it as root (`sudo`) to see more",
+            ),
             Some(missing) => Finding::fail(
                 "capabilities",
                 format!("this command lacks {missing}, so most of what follows can't be known"),
@@ -168,6 +181,7 @@ mod tests {
             untested: None,
             types: Ok(Types::Kernel),
             missing: None,
+            agent_answers: false,
             jit: Some(1),
             lockdown: "[none] integrity confidentiality".into(),
             cgroup2: true,
@@ -198,6 +212,7 @@ mod tests {
             ("BTF", Fail, Host { types: Err(NoTypes::Nowhere), ..good() }),
             ("BTF", Warn, Host { types: Ok(Types::File("types".into())), ..good() }),
             ("capabilities", Fail, Host { missing: Some("CAP_BPF".into()), ..good() }),
+            ("capabilities", Warn, Host { missing: Some("CAP_BPF".into()), ..good() }.beside_agent(true)),
             ("memlock", Warn, Host { memlock_counts: Some(true), ..good() }),
             ("BPF compiler", Warn, Host { jit: Some(0), ..good() }),
             ("lockdown", Warn, Host { lockdown: "none integrity [confidentiality]".into(), ..good() }),

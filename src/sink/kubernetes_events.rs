@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::clock::WallClock;
 use crate::detect::alert::Alert;
+use crate::detect::kind::Severity;
 use crate::enrich::kubernetes::access::{Access, Failure, Reason};
 use crate::enrich::kubernetes::progress::EventCounts;
 use crate::enrich::kubernetes::watch::{Backoff, OwnPods};
@@ -26,6 +27,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 10;
 /// A server that takes no Event is tried again within so long.
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// A look ends at so many that are forbidden, as all may be.
+const FORBIDDEN_MAX: usize = 4;
 /// Bytes of a note that a server takes.
 const NOTE_MAX: usize = 1024;
 
@@ -77,7 +80,7 @@ impl Sign {
             last_ns: alert.found.last_ns,
             reason: alert.kind.name().split('_').map(word).collect(),
             action: "Detect",
-            harmless: alert.kind.severity() == "low",
+            harmless: alert.kind.severity() == Severity::Low,
             note: format!("{}; {}", alert.message(&alert.ends(names)), alert.kind.hint()),
             addresses: [alert.subject.src, alert.subject.dst].into_iter().flatten().collect(),
         }
@@ -108,6 +111,12 @@ struct Told {
     at: Instant,
 }
 
+/// The server forbade it: its namespace may be going, or closed to us.
+struct Forbidden {
+    backoff: Backoff,
+    until: Instant,
+}
+
 /// Tells Events.
 pub struct Events {
     access: Arc<Access>,
@@ -116,6 +125,8 @@ pub struct Events {
     counts: Arc<EventCounts>,
     limits: Limits,
     told: HashMap<String, Told>,
+    /// By key; each is tried again by itself.
+    forbidden: HashMap<String, Forbidden>,
     /// Events that may be told now, and when that was reckoned.
     left: f64,
     reckoned: Instant,
@@ -141,6 +152,7 @@ impl Events {
             counts,
             limits,
             told: HashMap::new(),
+            forbidden: HashMap::new(),
             left: f64::from(limits.burst),
             reckoned: Instant::now(),
         }
@@ -165,39 +177,76 @@ impl Events {
                     backoff.reset();
                     LOOK
                 }
+                // So few wait by themselves, and nothing else with them.
+                Err(failure)
+                    if failure.reason == Reason::Forbidden && self.forbidden.len() < FORBIDDEN_MAX =>
+                {
+                    LOOK
+                }
                 Err(failure) => backoff.next(failure.retry_after).max(LOOK),
             };
             tokio::time::sleep(wait).await;
         }
     }
 
-    /// Tells what is new.
+    /// Tells what is new. What is wrong with one does not stand in the way of the others.
     ///
     /// # Errors
-    /// When the server can't be told now; it is tried again at the next look.
-    pub async fn look(&mut self, signs: Vec<Sign>) -> Result<(), Failure> {
+    /// The last failure; what the server did not judge for good is tried again at a later look.
+    pub async fn look(&mut self, mut signs: Vec<Sign>) -> Result<(), Failure> {
         self.told.retain(|key, _| signs.iter().any(|sign| sign.key == *key));
+        self.forbidden.retain(|key, _| signs.iter().any(|sign| sign.key == *key));
+        // What was forbidden comes last, and in turn.
+        signs.sort_by_key(|sign| self.forbidden.get(&sign.key).map(|forbidden| forbidden.until));
+        let mut outcome = Ok(());
+        let mut forbidden = 0;
         for sign in signs {
-            let known = self.told.get(&sign.key).filter(|told| told.first_ns == sign.first_ns);
-            let told = match known {
-                None => self.tell(&sign).await,
-                Some(told) if told.last_ns < sign.last_ns && told.at.elapsed() >= self.limits.series => {
-                    match told.path.clone() {
-                        Some(path) => self.go_on(&sign, &path).await,
-                        None => continue,
-                    }
+            let Err(failure) = self.tell_news(&sign).await else { continue };
+            self.counts.failed(&failure);
+            match failure.reason {
+                Reason::Forbidden => {
+                    self.put_off(&sign, &failure);
+                    forbidden += 1;
                 }
-                Some(_) => continue,
-            };
-            match told {
-                Ok(()) => {}
-                Err(failure) => {
-                    self.counts.failed(&failure);
-                    return Err(failure);
-                }
+                Reason::Refused | Reason::NotFound => {}
+                // It would be the same for all.
+                _ => return Err(failure),
+            }
+            outcome = Err(failure);
+            if forbidden == FORBIDDEN_MAX {
+                break;
             }
         }
-        Ok(())
+        outcome
+    }
+
+    /// Tells what is new of one, unless it is put off.
+    async fn tell_news(&mut self, sign: &Sign) -> Result<(), Failure> {
+        if self.forbidden.get(&sign.key).is_some_and(|forbidden| Instant::now() < forbidden.until) {
+            return Ok(());
+        }
+        let known = self.told.get(&sign.key).filter(|told| told.first_ns == sign.first_ns);
+        let told = match known {
+            None => self.tell(sign).await,
+            Some(told) if told.last_ns < sign.last_ns && told.at.elapsed() >= self.limits.series => {
+                match told.path.clone() {
+                    Some(path) => self.go_on(sign, &path).await,
+                    None => Ok(()),
+                }
+            }
+            Some(_) => Ok(()),
+        };
+        if told.is_ok() {
+            self.forbidden.remove(&sign.key);
+        }
+        told
+    }
+
+    /// Each time for longer.
+    fn put_off(&mut self, sign: &Sign, failure: &Failure) {
+        let new = || Forbidden { backoff: Backoff::new(LOOK, RETRY_MAX), until: Instant::now() };
+        let forbidden = self.forbidden.entry(sign.key.clone()).or_insert_with(new);
+        forbidden.until = Instant::now() + forbidden.backoff.next(failure.retry_after).max(LOOK);
     }
 
     /// Takes one of the Events that may be told.

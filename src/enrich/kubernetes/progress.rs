@@ -116,6 +116,11 @@ impl Progress {
         }
     }
 
+    /// Nothing is to be asked: nothing is wrong with it, which says nothing of the server.
+    pub(super) fn idle(&self) {
+        self.with(|state| state.trouble = None);
+    }
+
     /// A list is complete and has so many objects.
     pub(super) fn listed(&self, objects: u64) {
         self.with(|state| state.counts.lists += 1);
@@ -290,5 +295,23 @@ impl EventCounts {
     /// There were too many.
     pub fn held_back(&self) {
         self.with(|state| state.held_back += 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_answer_says_that_the_server_is_there_again() {
+        let all = Progresses::default();
+        let owners = all.add("jobs", "jobs.batch".into());
+        owners.failed("get", &Failure::new(Reason::Unreachable, "no connection"));
+        all.away.store(true, Ordering::Relaxed);
+        owners.idle();
+        assert!(all.away.load(Ordering::Relaxed), "nothing was asked");
+        assert_eq!(all.statuses()[0].error, None);
+        owners.well();
+        assert!(!all.away.load(Ordering::Relaxed));
     }
 }

@@ -13,15 +13,19 @@ use super::split::OBJECT_MAX;
 use super::{OwnPods, Timing, request};
 use crate::clock::monotonic_ns;
 
-/// Asks for owners.
-pub(super) struct Owners {
+/// Asks for owners: for each kind by itself, since what may not be read of one may be of the other.
+pub(super) struct Owners([Asked; 2]);
+
+/// Asks for those of one kind.
+struct Asked {
+    kind: Kind,
     access: Arc<Access>,
     watched: Arc<dyn Watched>,
     own: Arc<OwnPods>,
-    progress: [(Kind, Arc<Progress>); 2],
+    progress: Arc<Progress>,
     timing: Timing,
     /// `None`: the server has no such object.
-    known: HashMap<(Kind, Name), Option<Object>>,
+    known: HashMap<Name, Option<Object>>,
     words: Words,
 }
 
@@ -33,11 +37,27 @@ impl Owners {
         progress: [(Kind, Arc<Progress>); 2],
         timing: Timing,
     ) -> Self {
-        Self { access, watched, own, progress, timing, known: HashMap::new(), words: Words::default() }
+        Self(progress.map(|(kind, progress)| Asked {
+            kind,
+            access: Arc::clone(&access),
+            watched: Arc::clone(&watched),
+            own: Arc::clone(&own),
+            progress,
+            timing,
+            known: HashMap::new(),
+            words: Words::default(),
+        }))
     }
 
     /// Goes on until it is dropped.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(self) {
+        let [one, other] = self.0;
+        tokio::join!(one.run(), other.run());
+    }
+}
+
+impl Asked {
+    async fn run(mut self) {
         let mut backoff = Backoff::new(self.timing.first_retry, self.timing.last_retry);
         loop {
             let wait = match self.look().await {
@@ -55,52 +75,46 @@ impl Owners {
         self.watched.take(change, monotonic_ns());
     }
 
+    fn wanted(&self) -> HashSet<Name> {
+        let owners = self.own.owners().into_iter();
+        owners.filter(|(kind, _)| *kind == self.kind).map(|(_, name)| name).collect()
+    }
+
     async fn look(&mut self) -> Result<(), Failure> {
-        let wanted = self.own.owners();
-        let gone: Vec<(Kind, Name)> =
-            self.known.keys().filter(|owner| !wanted.contains(*owner)).cloned().collect();
+        let wanted = self.wanted();
+        let gone: Vec<Name> = self.known.keys().filter(|owner| !wanted.contains(*owner)).cloned().collect();
         for owner in gone {
             if let Some(Some(object)) = self.known.remove(&owner) {
                 self.tell(Change::Gone(object));
             }
         }
-        let new: HashSet<(Kind, Name)> =
-            wanted.into_iter().filter(|owner| !self.known.contains_key(owner)).collect();
-        let mut failed = None;
-        for (kind, name) in new {
-            // What may not be read of one kind may be of the other.
-            match self.ask(kind, &name).await {
+        let new: Vec<Name> = wanted.into_iter().filter(|owner| !self.known.contains_key(owner)).collect();
+        let asks = !new.is_empty();
+        let mut outcome = Ok(());
+        for name in new {
+            match self.ask(&name).await {
                 Ok(object) => {
                     if let Some(object) = &object {
                         self.tell(Change::Applied(object.clone()));
                     }
-                    self.known.insert((kind, name), object);
+                    self.known.insert(name, object);
                 }
                 Err(failure) => {
-                    self.of(kind).inspect(|progress| progress.failed("get", &failure));
-                    failed = Some(failure);
+                    self.progress.failed("get", &failure);
+                    outcome = Err(failure);
                 }
             }
         }
-        if let Some(failure) = failed {
-            return Err(failure);
+        if outcome.is_ok() {
+            self.progress.knows(self.known.values().flatten().count() as u64);
+            if asks { self.progress.well() } else { self.progress.idle() }
         }
-        for (kind, progress) in &self.progress {
-            progress.knows(
-                self.known.iter().filter(|((of, _), found)| of == kind && found.is_some()).count() as u64,
-            );
-            progress.well();
-        }
-        Ok(())
+        outcome
     }
 
-    fn of(&self, kind: Kind) -> Option<&Arc<Progress>> {
-        self.progress.iter().find(|(of, _)| *of == kind).map(|(_, progress)| progress)
-    }
-
-    async fn ask(&mut self, kind: Kind, name: &Name) -> Result<Option<Object>, Failure> {
-        let path = request::one(kind, &name.namespace, &name.name);
-        let mut answer = match self.access.get(&path, request::accept(kind)).await {
+    async fn ask(&mut self, name: &Name) -> Result<Option<Object>, Failure> {
+        let path = request::one(self.kind, &name.namespace, &name.name);
+        let mut answer = match self.access.get(&path, request::accept(self.kind)).await {
             Err(failure) if failure.reason == Reason::NotFound => return Ok(None),
             answer => answer?,
         };
@@ -111,9 +125,9 @@ impl Owners {
                 return Err(Failure::new(Reason::Malformed, "an object without end"));
             }
         }
-        self.of(kind).inspect(|progress| progress.heard());
+        self.progress.heard();
         let raw: Raw = serde_json::from_slice(&bytes)
             .map_err(|error| Failure::new(Reason::Malformed, format!("{path}: {error}")))?;
-        Ok(raw.trim(kind, &mut self.words))
+        Ok(raw.trim(self.kind, &mut self.words))
     }
 }
