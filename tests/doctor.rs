@@ -6,8 +6,9 @@ mod common;
 use std::collections::HashMap;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use common::agent::Agent;
 use common::foreign::add_filter;
@@ -139,6 +140,31 @@ fn with_no_agent_it_tells_what_would_be_in_the_way() {
     let (verdict, configuration) = &of(&found, "configuration")[0];
     assert!(verdict == "fail" && configuration.contains("did you mean flow.max_flows?"), "{configuration}");
     assert!(found.iter().all(|finding| finding["verdict"] == "pass" || finding["fix"].is_string()));
+}
+
+#[test]
+fn an_agent_that_does_not_answer_fails_and_holds_nobody_up() {
+    let net = Net::new(&["a"]);
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("netmon.sock");
+    // As of one that is stopped: the kernel lets clients in.
+    let _listener = UnixListener::bind(&socket).unwrap();
+    // They wait at the same time.
+    let others = ["status", "why 10.0.0.1 10.0.0.2", "flows dump --follow"].map(|command| {
+        let mut client = Command::new(CLI);
+        client.arg("--socket").arg(&socket).args(command.split(' ')).stdout(Stdio::null());
+        (command, client.stderr(Stdio::piped()).spawn().unwrap())
+    });
+    let late = "took the connection and does not answer within 30 s";
+    let (output, found) = examine(&net, "", &format!("--socket {} doctor", socket.display()));
+    assert_eq!(output.status.code(), Some(1), "{found:#?}");
+    let (verdict, said) = &of(&found, "agent")[0];
+    assert!(verdict == "fail" && said.contains(late), "{verdict}: {said}");
+    for (command, client) in others {
+        let output = client.wait_with_output().unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && words.contains(late), "{command}: {words}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `netmon`: the agent.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -36,9 +37,14 @@ fn status_of(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// The same file for whoever is told of it in another folder. Symbolic links stay: that of a ConfigMap leads elsewhere later.
+fn absolute(file: Option<&Path>) -> Option<PathBuf> {
+    file.map(|file| std::path::absolute(file).unwrap_or_else(|_| file.into()))
+}
+
 fn start(arguments: &Arguments) -> Result<()> {
     let inputs = Inputs {
-        file: arguments.config.clone(),
+        file: absolute(arguments.config.as_deref()),
         environment: std::env::vars_os()
             .map(|(name, value)| [name, value].map(|text| text.to_string_lossy().into_owned()).into())
             .collect(),
@@ -69,7 +75,8 @@ fn start(arguments: &Arguments) -> Result<()> {
                 _ = interrupt.recv() => {}
             }
         };
-        let start = Start { loaded, inputs, mode: arguments.mode, btf: arguments.btf.clone(), log };
+        let btf = absolute(arguments.btf.as_deref());
+        let start = Start { loaded, inputs, mode: arguments.mode, btf, log };
         netmon::agent::run(start, stop).await
     });
     // A name that is being resolved can't be called back.

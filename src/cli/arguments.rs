@@ -222,7 +222,7 @@ pub enum Config {
 /// `debug ...`
 #[derive(Clone, Debug, Subcommand)]
 pub enum Debug {
-    /// Raises the log level to trace, and brings back what it was
+    /// Raises the log level to trace, and brings back what is configured
     #[command(subcommand)]
     Trace(Switch),
     /// A line for each packet's header, never what it carries: interface, hook, flow, outcome

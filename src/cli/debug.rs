@@ -40,7 +40,7 @@ async fn trace(client: &Client, switch: Switch, output: Output) -> Result<()> {
         });
     };
     let note = if on {
-        "\nlasts until the agent restarts; `netmon-cli debug trace off` brings the old level back"
+        "\nlasts until the agent restarts; `netmon-cli debug trace off` brings back what is configured"
     } else {
         ""
     };

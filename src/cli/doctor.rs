@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::{mpsc, watch};
 
 use super::arguments::{Output, Setup};
-use super::client::Client;
+use super::client::{Client, Nobody};
 use super::config::in_force;
 use super::show;
 use super::tables;
@@ -80,7 +80,7 @@ pub async fn examine(client: &Client, socket: &Path, setup: Setup) -> Vec<Findin
     let answer = client.get::<Status>("/v1/status").await;
     let setup = setup.or_of(answer.as_ref().ok());
     let (mut config, configured) = configuration(setup.config);
-    let host = Host::look(Path::new("/"), setup.btf.as_deref());
+    let host = Host::look(Path::new("/"), setup.btf.as_deref()).beside_agent(answer.is_ok());
     let mut findings = host.judge_kernel();
     findings.push(host.judge_clock());
     findings.extend(configured);
@@ -149,10 +149,7 @@ fn configuration(file: Option<PathBuf>) -> (Config, Vec<Finding>) {
 }
 
 fn unanswered(error: &anyhow::Error, socket: &Path) -> Finding {
-    let not_there = !socket.exists()
-        || std::os::unix::net::UnixStream::connect(socket)
-            .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
-    if not_there {
+    if !socket.exists() || error.is::<Nobody>() {
         let fix = "start it (`sudo netmon`, `systemctl start netmon`), or name its socket (--socket, NETMON_SOCKET)";
         Finding::warn("agent", format!("none answers on {}", socket.display()), fix)
     } else {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::client::{Client, Refused};
 use super::evidence::{clock, evidence, outcome};
 use crate::flow::key::Protocol;
-use crate::flow::record::{self, Endpoint, FlowRecord, IcmpError, Reason};
+use crate::flow::record::{self, Endpoint, FlowRecord, IcmpError, Nat, NatEnd, Reason};
 
 /// One side of the question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,14 +57,18 @@ impl End {
         self.name.split_once('/')
     }
 
-    fn is(&self, end: &Endpoint) -> bool {
+    /// Whether it is this end of a flow, by what it is called on either side of a translation.
+    fn is(&self, end: &Endpoint, nat: Option<NatEnd>) -> bool {
+        let sides = || [Some((end.ip, end.port)), nat.map(|nat| (nat.ip, nat.port))].into_iter().flatten();
         let named = |(namespace, name): (&str, &str)| {
             let names = [&end.pod, &end.service, &end.workload];
             end.namespace.as_deref() == Some(namespace)
                 && names.into_iter().any(|known| known.as_deref() == Some(name))
         };
-        (self.addresses.contains(&end.ip) || self.in_cluster().is_some_and(named))
-            && self.port.is_none_or(|port| end.port == Some(port))
+        let in_cluster = self.in_cluster().is_some_and(named);
+        sides().any(|(ip, port)| {
+            (in_cluster || self.addresses.contains(&ip)) && self.port.is_none_or(|asked| port == Some(asked))
+        })
     }
 }
 
@@ -114,7 +118,8 @@ pub async fn ask(client: &Client, src: &str, dst: &str) -> Result<Answer> {
 
 /// Whether a flow was opened by the first end to the second.
 fn went(flow: &FlowRecord, from: &End, to: &End) -> bool {
-    from.is(&flow.src) && to.is(&flow.dst)
+    let nat = |side: fn(&Nat) -> Option<NatEnd>| flow.nat.as_ref().and_then(side);
+    from.is(&flow.src, nat(|nat| nat.src)) && to.is(&flow.dst, nat(|nat| nat.dst))
 }
 
 /// What happened, from the flows between the two, in either direction.
@@ -143,8 +148,11 @@ pub fn explain(src: &End, dst: &End, flows: &[FlowRecord]) -> Answer {
     Answer { sentence, evidence: evidence(&about, turned), flows: counts }
 }
 
-fn port_of(flow: &FlowRecord) -> String {
-    match flow.dst.port {
+/// Protocol and port of what a flow was opened to, as `to` calls it.
+fn port_of(flow: &FlowRecord, to: &End) -> String {
+    let nat = flow.nat.and_then(|nat| nat.dst).filter(|nat| to.addresses.contains(&nat.ip));
+    let behind = nat.filter(|_| !to.addresses.contains(&flow.dst.ip));
+    match to.port.or(behind.map_or(flow.dst.port, |nat| nat.port)) {
         Some(port) => format!("{} port {port}", flow.protocol.to_string().to_uppercase()),
         None => flow.protocol.to_string().to_uppercase(),
     }
@@ -154,7 +162,7 @@ fn failed(about: &[&FlowRecord], from: &End, to: &End, reason: Reason, count: us
     let these: Vec<&&FlowRecord> = about.iter().filter(|flow| flow.reason == Some(reason)).collect();
     let Some(first) = these.first() else { return String::new() };
     let (of, since) = (format!("{count} of {}", about.len()), clock(first.start_time));
-    let (name, port) = (&to.name, port_of(first));
+    let (name, port) = (&to.name, port_of(first, to));
     let says = |error: IcmpError| these.iter().any(|flow| flow.icmp_errors.contains(&error));
     match reason {
         Reason::Refused => format!(
@@ -335,6 +343,32 @@ mod tests {
         assert!(!went(&about, &named("test/cart"), &named("shop/db")));
         assert!(!went(&about, &named("shop/cart"), &named("shop/web")));
         assert_eq!(split("shop/db:5432").unwrap(), ("shop/db", Some(5432)));
+    }
+
+    #[test]
+    fn either_side_of_a_translation_is_its_end() {
+        let mut about = flow("failed", Some("refused"), 1, &[]);
+        (about.dst.namespace, about.dst.service) = (Some("shop".into()), Some("db".into()));
+        let there = |address: &str, port: u16| NatEnd { ip: address.parse().unwrap(), port: Some(port) };
+        about.nat = Some(Nat { src: Some(there("10.2.0.1", 61000)), dst: Some(there("10.1.0.8", 8080)) });
+        let client = end("10.0.0.1", None);
+        let db = |port: Option<u16>| End { name: "shop/db".into(), addresses: Vec::new(), port };
+        for (src, dst, expected) in [
+            (client.clone(), end("10.0.0.7", Some(5432)), "10.0.0.7 refused TCP port 5432"),
+            (client.clone(), end("10.1.0.8", Some(8080)), "10.1.0.8 refused TCP port 8080"),
+            (client.clone(), end("10.1.0.8", None), "10.1.0.8 refused TCP port 8080"),
+            (end("10.2.0.1", Some(61000)), end("10.1.0.8", None), "10.1.0.8 refused TCP port 8080"),
+            (client.clone(), db(Some(5432)), "shop/db refused TCP port 5432"),
+            (client.clone(), db(Some(8080)), "shop/db refused TCP port 8080"),
+            (client.clone(), db(None), "shop/db refused TCP port 5432"),
+        ] {
+            let sentence = explain(&src, &dst, std::slice::from_ref(&about)).sentence;
+            assert!(sentence.starts_with(expected), "{sentence}");
+        }
+        // An address goes with the port of its own side.
+        for dst in [end("10.1.0.8", Some(5432)), end("10.0.0.7", Some(8080)), db(Some(61000))] {
+            assert!(!went(&about, &client, &dst), "{dst:?}");
+        }
     }
 
     #[test]
