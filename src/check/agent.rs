@@ -78,7 +78,7 @@ fn interfaces(status: &Status) -> Finding {
         (all, some) => Finding::fail(
             "interfaces",
             format!("{some} of {all} are not watched: {}", failed.join(", ")),
-            "the words in brackets are the kernel's; capture.exclude_interfaces leaves them out",
+            "the words in brackets are the kernel's; each is tried again every 10 s; capture.exclude_interfaces leaves it out",
         ),
     }
 }

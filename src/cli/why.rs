@@ -59,14 +59,14 @@ impl End {
 
     /// Whether it is this end of a flow, by what it is called on either side of a translation.
     fn is(&self, end: &Endpoint, nat: Option<NatEnd>) -> bool {
-        let sides = || [Some((end.ip, end.port)), nat.map(|nat| (nat.ip, nat.port))].into_iter().flatten();
+        let sides = [Some((end.ip, end.port)), nat.map(|nat| (nat.ip, nat.port))];
         let named = |(namespace, name): (&str, &str)| {
             let names = [&end.pod, &end.service, &end.workload];
             end.namespace.as_deref() == Some(namespace)
                 && names.into_iter().any(|known| known.as_deref() == Some(name))
         };
         let in_cluster = self.in_cluster().is_some_and(named);
-        sides().any(|(ip, port)| {
+        sides.into_iter().flatten().any(|(ip, port)| {
             (in_cluster || self.addresses.contains(&ip)) && self.port.is_none_or(|asked| port == Some(asked))
         })
     }
