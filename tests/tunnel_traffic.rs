@@ -200,7 +200,7 @@ s.sendto(one*3,('192.0.2.2',4789))\"",
     agent.assert_law();
     let flow = the_flow(&agent, &["--port", "4789"]);
     assert_eq!((number(&flow, "packets_sent"), number(&flow, "bytes_sent")), (3, 3 * 92), "{flow:#}");
-    assert_eq!(agent.metrics().sum("netmon_ebpf_packet_kinds_total", &["tunnel_bundle"]), 1.0);
+    assert_eq!(agent.metrics().sum("netmon_ebpf_packet_kinds_total", &["tunnel_bundle"]), 3.0);
     agent.stop();
 }
 
