@@ -227,7 +227,7 @@ static __always_inline int nm_account(struct __sk_buff *skb, u32 hook)
 		struct nm_hot *hot = nm_hot_at(bucket, &scratch->at);
 		u32 holder = hot->owner[side & 1];
 
-		/* Of an alias it is no time (nm_join). Without a holder: only the other side's end was seen. */
+		/* In an alias `closed_ns` is no time (nm_join). Without a holder only the other side's end was seen. */
 		if ((p->tcp_flags & (NM_TCP_SYN | NM_TCP_ACK)) == NM_TCP_SYN && !(hot->marks & NM_MARK_ALIAS))
 			again = hot->closed_ns && (holder ? holder == owner : !nm_passes(skb, p, hook));
 		if (nm_nat && !holder && !again) {
