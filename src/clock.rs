@@ -59,6 +59,11 @@ impl WallClock {
     }
 }
 
+/// A duration in nanoseconds; 584 years at most.
+pub fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// A duration in the kernel's tick unit, at least one.
 pub fn ticks(duration: Duration) -> u32 {
     u32::try_from(duration.as_nanos() >> TICK_SHIFT).unwrap_or(u32::MAX / 2).max(1)

@@ -381,7 +381,7 @@ fn counts_of_a_flow_move_with_it() {
     wire.object.set_control(|control| control.previous = NO_TABLE);
     // It waits under the flow's tag, wherever the flow is.
     wire.answer(4000, &response(2, 3));
-    let from = (0..wire.table.slots()).find(|slot| wire.table.tag(*slot) != 0).unwrap();
+    let from = wire.slot();
     let old = wire.table.read(from).unwrap();
     let to = old.cold.start_ns as u32;
     other.absorb(to, &old, (&wire.table, from));

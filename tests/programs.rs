@@ -351,13 +351,12 @@ fn what_packets_say_of_a_slot_while_its_flow_moves_is_said_of_the_flow() {
     }
     old.see(&ethernet(0x0800, &ip.with(&tcp(5, 6, ACK, 5, &[]))));
     old.see(&ethernet(0x0800, &back.with(&tcp(6, 5, RST, 5, &[]))));
-    let slot = |bench: &Bench| (0..bench.table.slots()).find(|slot| bench.table.tag(*slot) != 0).unwrap();
-    let was = old.table.read(slot(&old)).unwrap();
-    new.table.absorb(slot(&new), &was, (&old.table, slot(&old)));
+    let was = old.table.read(old.slot()).unwrap();
+    new.table.absorb(new.slot(), &was, (&old.table, old.slot()));
     // The handshake has ended: this ACK is none of it.
     std::thread::sleep(Duration::from_millis(20));
     new.see(&ethernet(0x0800, &ip.with(&tcp(5, 6, ACK, 5, &[]))));
-    let is = new.table.read(slot(&new)).unwrap();
+    let is = new.table.read(new.slot()).unwrap();
     assert_eq!((is.hot.closed_ns, is.hot.tcp_flags), (was.hot.closed_ns, was.hot.tcp_flags));
     assert_eq!(is.cold.handshake_us, was.cold.handshake_us);
     assert_eq!(decode::reset_by_opener(&is), Some(false));
@@ -418,7 +417,7 @@ fn a_packet_that_another_cpu_saw_a_tick_later_is_no_silence() {
         .map(|bytes| ethernet(0x0800, &bytes));
     let see = |program| frames.iter().for_each(|frame| bench.run(program, frame));
     see(TestProgram::Ingress);
-    let slot = (0..bench.table.slots()).find(|slot| bench.table.tag(*slot) != 0).unwrap();
+    let slot = bench.slot();
     // Of side 0, whichever that is.
     bench.table.touch(slot, bench.table.last_tick(slot) + 500);
     see(TestProgram::Egress);

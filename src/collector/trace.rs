@@ -69,7 +69,7 @@ impl Handle {
             return Err(TraceError::Busy);
         }
         let number = running.number.wrapping_add(1);
-        let time_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let time_ns = clock::nanoseconds(time);
         self.tracer.maps.begin(rule, clock::monotonic_ns().saturating_add(time_ns), number)?;
         let end = Arc::new(AtomicBool::new(false));
         running.number = number;

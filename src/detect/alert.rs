@@ -275,10 +275,9 @@ impl Alerts {
         }
         let alert = Alert { kind, subject, found: *found, first_ns: found.first_ns };
         if self.raised.len() >= KEPT && !self.raised.contains_key(&(kind, subject)) {
-            let worth = |one: &Alert| one.worth(found.last_ns);
-            let least = self.raised.iter().min_by_key(|(_, one)| worth(one)).map(|(key, one)| (*key, *one));
-            match least {
-                Some((key, one)) if !worth(&one).0 || one.kind.severity() < kind.severity() => {
+            let worth = self.raised.iter().map(|(key, one)| (one.worth(found.last_ns), *key));
+            match worth.min_by_key(|(worth, _)| *worth) {
+                Some((least, key)) if least < (true, kind.severity(), 0) => {
                     self.raised.remove(&key);
                 }
                 _ => {

@@ -34,7 +34,7 @@ pub fn hash(value: &impl Hash) -> u64 {
 impl<K: Hash + Eq> Spread<K> {
     /// Counts within windows of this length.
     pub fn new(window: Duration) -> Self {
-        let window_ns = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX);
+        let window_ns = crate::clock::nanoseconds(window);
         Self { window_ns, places: Places::default() }
     }
 

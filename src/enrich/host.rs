@@ -129,7 +129,6 @@ impl Host {
                 who != Who::Unknown
                     && self.learn(&mut inner, who).is_some_and(|known| {
                         // Once, where both ends are of one unit.
-                        let unit = |place: &Option<Arc<Place>>| place.as_ref()?.unit.clone();
                         let again = counted.is_some() && unit(&counted) == unit(&known.place);
                         if !again {
                             known.bytes[direction_index(update.flow.direction)] += bytes;
@@ -255,6 +254,10 @@ fn count_units(known: &mut Known, into: &mut HashMap<(String, Direction), u64>) 
         let unit = if into.len() < UNITS { unit.as_str() } else { OTHER };
         *into.entry((unit.to_owned(), *direction)).or_default() += bytes;
     }
+}
+
+fn unit(place: &Option<Arc<Place>>) -> Option<&str> {
+    place.as_ref()?.unit.as_deref()
 }
 
 /// The low bits, as packets carry them.

@@ -34,7 +34,7 @@ pub struct Fold {
 impl Fold {
     /// Of flows that report so often (`flow.active_interval`).
     pub fn of(interval: Duration) -> Self {
-        Self { interval_ns: u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX), told: HashMap::new() }
+        Self { interval_ns: crate::clock::nanoseconds(interval), told: HashMap::new() }
     }
 
     /// Since when what is new in an update has passed, at the earliest.

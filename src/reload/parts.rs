@@ -143,8 +143,7 @@ pub fn detection(config: &Config, started_ns: u64, in_cluster: Option<Arc<dyn Na
         allow: security.allow.iter().filter_map(|network| Cidr::parse(network)).collect(),
         allow_workloads: security.allow.iter().filter_map(|text| detect::workload(text)).collect(),
         names: in_cluster,
-        learn_until_ns: started_ns
-            .saturating_add(u64::try_from(security.learning_time.as_nanos()).unwrap_or(u64::MAX)),
+        learn_until_ns: started_ns.saturating_add(crate::clock::nanoseconds(security.learning_time)),
         ephemeral: std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
             .ok()
             .and_then(|range| services::ephemeral(&range))

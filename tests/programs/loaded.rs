@@ -37,6 +37,11 @@ impl Loaded {
         assert_eq!(verdict, -1, "the verdict is never changed");
     }
 
+    /// The first slot that is taken.
+    pub fn slot(&self) -> u32 {
+        (0..self.table.slots()).find(|slot| self.table.tag(*slot) != 0).expect("a flow")
+    }
+
     /// All flows.
     pub fn snapshots(&self) -> impl Iterator<Item = Snapshot> {
         (0..self.table.slots()).filter_map(|slot| self.table.read(slot))

@@ -35,7 +35,7 @@ impl Summary {
             self.young.fill(0);
             self.turned = Instant::now();
         }
-        let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let ns = crate::clock::nanoseconds(duration);
         let bucket = ((ns.max(1) as f64).log2() * STEPS) as usize;
         if let Some(bucket) = self.young.get_mut(bucket.min(BUCKETS - 1)) {
             *bucket = bucket.saturating_add(times);
